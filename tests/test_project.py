@@ -1,0 +1,77 @@
+"""What holds for the project as a whole: clean notebooks, a package in step, a whole wheel, one home a fact."""
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+
+
+def run(*args, cwd): return subprocess.run([*map(str, args)], cwd=cwd, check=True, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    "The project without its history, to clean and export without touching the original."
+    path = tmp_path_factory.mktemp("copy") / "skysky"
+    ignore = shutil.ignore_patterns(".git", ".venv", "runs", "out", "demo", "build", "weights", "*.egg-info",
+                                    "__pycache__", ".ipynb_checkpoints", ".*_cache")
+    shutil.copytree(ROOT, path, ignore=ignore)
+    run("git", "init", "-q", cwd=path)
+    return path
+
+
+def contents(folder, pattern):
+    return {p.relative_to(folder).as_posix(): p.read_text(encoding="utf-8") for p in sorted(folder.rglob(pattern))}
+
+
+def test_notebooks_are_clean(copy):
+    before = contents(ROOT / "nbs", "[!.]*.ipynb")
+    run(BIN / "nbdev-clean", cwd=copy)
+    after = contents(copy / "nbs", "[!.]*.ipynb")
+    assert [n for n in after if before[n] != after[n]] == [], "run `make export`"
+
+
+def test_package_is_what_the_notebooks_export(copy):
+    shutil.rmtree(copy / "skysky")
+    shutil.copytree(ROOT / "skysky" / "models", copy / "skysky" / "models")
+    shutil.copy(ROOT / "skysky" / "__init__.py", copy / "skysky")
+    run(BIN / "nbdev-export", cwd=copy)
+    before, after = contents(ROOT / "skysky", "*.py"), contents(copy / "skysky", "*.py")
+    assert before.keys() == after.keys()
+    assert [n for n in after if before[n] != after[n]] == [], "run `make export`"
+
+
+def test_wheel_carries_the_model_and_no_torch(copy, tmp_path):
+    run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, copy, cwd=tmp_path)
+    wheel = zipfile.ZipFile(next(tmp_path.glob("*.whl")))
+    names = wheel.namelist()
+    assert "skysky/models/lraspp_mobilenet_v2.onnx" in names and "skysky/models/lraspp_mobilenet_v2.json" in names
+    assert not [n for n in names if n.startswith(("nbs", "tests", "weights"))]
+    assert sum(i.file_size for i in wheel.infolist()) < 9e6
+    meta = wheel.read(next(n for n in names if n.endswith("METADATA"))).decode()
+    base = [line for line in meta.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]
+    assert base and not [line for line in base if re.search("torch|fastai|jupyter|matplotlib", line)]
+    assert re.search(r"^License-File: LICENSE$", meta, re.M)
+
+
+def test_version_has_one_home():
+    version = re.search(r"^version = (.+)$", (ROOT / "settings.ini").read_text(), re.M)[1]
+    import skysky
+    assert skysky.__version__ == version
+    assert version not in (ROOT / "setup.py").read_text() + (ROOT / "pyproject.toml").read_text()
+
+
+@pytest.mark.parametrize("pattern", [r"0\.485", r"0\.229"])
+def test_normalisation_has_one_home(pattern):
+    assert [p.name for p in (ROOT / "skysky").glob("*.py") if re.search(pattern, p.read_text())] == ["core.py"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "nbs").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_notebooks_show_no_path_of_a_machine(path):
+    assert not re.search(r"site-packages|/tmp/|/home/|/root/|" + re.escape(str(ROOT)), path.read_text(encoding="utf-8"))
