@@ -21,7 +21,6 @@ from torchvision.models import MobileNet_V2_Weights, ResNet50_Weights, mobilenet
 from torchvision.models import segmentation as tvs
 from torchvision.models._api import WeightsEnum
 from torchvision.models._utils import IntermediateLayerGetter
-from torchvision.models.segmentation.fcn import FCNHead
 from torchvision.models.segmentation.lraspp import LRASPP
 
 from .core import CLASSES, SkyError, atomic_write
