@@ -94,8 +94,9 @@ def random_light(
     any_hue_p: float = .1,  # share whose hue is turned by any angle
     p: float = .8,  # share of the images that are changed
     dark_p: float = .1,  # share that is made dark
+    bright_p: float = .08,  # share that is overexposed: its light parts end in white
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    "Brightness, contrast, saturation, hue, gamma, darkness, grey."
+    "Brightness, contrast, saturation, hue, gamma, darkness, overexposure, grey."
     x, y = batch
     n, dev = len(x), x.device
     rand = lambda a, b: torch.empty(n, 1, 1, 1, device=dev).uniform_(a, b)
@@ -114,6 +115,7 @@ def random_light(
     out = torch.einsum("nij,njhw->nihw", torch.linalg.inv(yiq) @ turn @ yiq, out)
     cast = torch.empty(n, 3, 1, 1, device=dev).uniform_(.8, 1.1)
     out = torch.where(rand(0, 1) < dark_p, (out*cast).clamp(1e-4, 1)**rand(1.5, 3)*rand(.3, .9), out)
+    out = torch.where(rand(0, 1) < bright_p, out*rand(1.3, 2.2), out)
     return out.clamp(0, 1), y
 
 # %% ../nbs/12_augment.ipynb #00000013

@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torchvision.models import MobileNet_V2_Weights, ResNet50_Weights, mobilenet_v2
+from torchvision.models import MobileNet_V2_Weights, ResNet50_Weights, mobilenet_v2, resnet50
 from torchvision.models import segmentation as tvs
 from torchvision.models._api import WeightsEnum
 from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.segmentation.fcn import FCN, FCNHead
 from torchvision.models.segmentation.lraspp import LRASPP
 
 from .core import CLASSES, SkyError, atomic_write
@@ -55,16 +56,21 @@ def _start(
 def fcn_resnet50(
     weights: str = "coco",  # "coco" (VOC labels), "imagenet" (backbone only), "none", or a .safetensors file
     aux: bool = True,  # with the auxiliary head, for training
+    output_stride: int = 8,  # px of the image per px of the last features: 8 (torchvision's), 16 or 32
 ) -> nn.Module:  # N,3,H,W normalised -> {"out": N,2,H,W logits, "aux": the same}
     "torchvision's FCN-ResNet50 for sky against the rest; `.origin` says where its weights come from."
-    model = tvs.fcn_resnet50(weights=None, weights_backbone=None, num_classes=len(CLASSES), aux_loss=aux)
+    if output_stride not in (8, 16, 32): raise SkyError(f"output_stride is 8, 16 or 32, not {output_stride}")
+    backbone = resnet50(replace_stride_with_dilation=[False, output_stride < 16, output_stride < 32])
+    layers = {"layer4": "out"} | ({"layer3": "aux"} if aux else {})
+    heads = [FCNHead(2048, len(CLASSES)), FCNHead(1024, len(CLASSES)) if aux else None]
+    model = FCN(IntermediateLayerGetter(backbone, layers), *heads)
     known = {"coco": tvs.FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1, "imagenet": ResNet50_Weights.IMAGENET1K_V2}
     ours = ("backbone.", "classifier.", "aux_classifier.")
-    backbone = lambda state: {k if k.startswith(ours) else f"backbone.{k}": v for k, v in state.items()}
-    model.origin = _start(model, weights, known, backbone)
+    prefix = lambda state: {k if k.startswith(ours) else f"backbone.{k}": v for k, v in state.items()}
+    model.origin = _start(model, weights, known, prefix)
     return model
 
-# %% ../nbs/13_models.ipynb #0000000b
+# %% ../nbs/13_models.ipynb #0000000d
 def lraspp_mobilenet_v2(
     weights: str = "imagenet",  # "imagenet" (encoder), "none", or a file with this model's or mobilenet_v2's keys
     padding: str = "torch",  # of strided convolutions: "torch" (all sides) or "same" (right and bottom, as TensorFlow)
@@ -85,10 +91,10 @@ def lraspp_mobilenet_v2(
     model.origin = _start(model, weights, {"imagenet": MobileNet_V2_Weights.IMAGENET1K_V2}, encoder)
     return model
 
-# %% ../nbs/13_models.ipynb #0000000f
+# %% ../nbs/13_models.ipynb #00000011
 ARCHS = {"fcn_resnet50": fcn_resnet50, "lraspp_mobilenet_v2": lraspp_mobilenet_v2}
 
-# %% ../nbs/13_models.ipynb #00000011
+# %% ../nbs/13_models.ipynb #00000013
 def save_checkpoint(
     path: str | os.PathLike,  # file to write, .safetensors
     model: nn.Module,
@@ -100,7 +106,7 @@ def save_checkpoint(
     tensors = {f"{part}.{k}": v.detach().cpu().contiguous() for part, state in parts.items() for k, v in state.items()}
     with atomic_write(path) as tmp: save_file(tensors, tmp, metadata={"config": json.dumps(config)})
 
-# %% ../nbs/13_models.ipynb #00000012
+# %% ../nbs/13_models.ipynb #00000014
 def read_checkpoint(
     path: str | os.PathLike,  # .safetensors written by `save_checkpoint`
 ) -> tuple[dict, dict, dict]:  # model's state dict, config, extra tensors
@@ -116,7 +122,7 @@ def read_checkpoint(
     part = lambda name: {k[len(name) + 1:]: v for k, v in tensors.items() if k.startswith(f"{name}.")}
     return part("model"), config, part("extra")
 
-# %% ../nbs/13_models.ipynb #00000013
+# %% ../nbs/13_models.ipynb #00000015
 def load_checkpoint(
     path: str | os.PathLike,  # .safetensors written by `save_checkpoint`
 ) -> tuple[nn.Module, dict]:  # model in eval mode on the CPU, its config
