@@ -27,7 +27,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # %% ../nbs/00_core.ipynb #00000009
-MIN_SKY = 0.005  # share of an image's pixels below which it counts as having no sky
+MIN_SKY = 0.0005  # share of an image's pixels below which it counts as having no sky
 
 # %% ../nbs/00_core.ipynb #0000000b
 class SkyError(Exception):

@@ -29,15 +29,16 @@ class SeamModel(nn.Module):
                  model: nn.Module,  # N,3,H,W normalised -> {"out": N,2,H,W logits}
                  mean: tuple[float, float, float],  # RGB, of values in 0..1
                  std: tuple[float, float, float],
+                 temperature: float = 1.,  # divisor of the logits
     ):
         super().__init__()
-        self.model = model
+        self.model, self.temperature = model, temperature
         self.register_buffer("mean", torch.tensor(mean)*255)
         self.register_buffer("std", torch.tensor(std)*255)
 
     def forward(self, imgs: torch.Tensor) -> torch.Tensor:
         x = ((imgs.float() - self.mean)/self.std).permute(0, 3, 1, 2)
-        return self.model(x)["out"].softmax(1)[:, SKY]
+        return (self.model(x)["out"]/self.temperature).softmax(1)[:, SKY]
 
 # %% ../nbs/16_export.ipynb #00000008
 def halve_weights(
@@ -57,10 +58,11 @@ def export_onnx(
     path: str | os.PathLike,  # .onnx file to write
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
+    temperature: float = 1.,  # divisor of the logits
     half: bool = True,  # store the weights as float16
 ):
     "Write the seam: uint8 N,H,W,3 in, sky probability N,H,W out."
-    seam = SeamModel(model, mean, std).eval()
+    seam = SeamModel(model, mean, std, temperature).eval()
     n, h, w = (torch.export.Dim(name, min=1) for name in ("n", "h", "w"))
     example = torch.zeros(2, 2*STRIDE, 3*STRIDE, 3, dtype=torch.uint8)
     with warnings.catch_warnings(), torch.no_grad():
@@ -82,10 +84,11 @@ def check_parity(
     path: str | os.PathLike,  # the exported .onnx
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
+    temperature: float = 1.,
     sizes: tuple = ((32, 32), (64, 160), (256, 512)),  # height, width of the pictures, px
 ) -> float:  # largest absolute difference of probability
     "Compare torch and the exported file on smooth random pictures."
-    engine, seam = open_engine(path, exact=True), SeamModel(model, mean, std).eval()
+    engine, seam = open_engine(path, exact=True), SeamModel(model, mean, std, temperature).eval()
     rng, worst = np.random.default_rng(0), 0.
     for h, w in sizes:
         coarse = torch.from_numpy(rng.uniform(0, 255, (2, 3, h//16, w//16)).astype(np.float32))
@@ -110,10 +113,11 @@ def export_model(
     path = Path(path)
     if path.suffix != ".onnx": raise SkyError(f"{path}: a model is exported to an .onnx file")
     model, config = load_checkpoint(checkpoint)
-    mean, std, training = config["mean"], config["std"], config.get("training", {})
+    training = config.get("training", {})
+    seam = config["mean"], config["std"], _best(training).get("temperature", 1.)
     with atomic_write(path) as tmp:
-        export_onnx(model, tmp, mean, std)
-        if (difference := check_parity(model, tmp, mean, std)) > MAX_DIFFERENCE:
+        export_onnx(model, tmp, *seam)
+        if (difference := check_parity(model, tmp, *seam)) > MAX_DIFFERENCE:
             raise SkyError(f"the export of {checkpoint} differs from torch by {difference:.4f} in probability: "
                            "not written")
     card = ModelCard(name or path.stem, path.name, file_sha256(path), config["arch"], size=size, licence=licence,
@@ -122,17 +126,27 @@ def export_model(
     return card, difference
 
 # %% ../nbs/16_export.ipynb #00000012
+def _best(
+    training: dict,  # of a checkpoint's config; empty for a model that was never trained
+) -> dict:  # the figures of the epoch that was kept
+    "The best epoch of a training."
+    return min(training["history"], key=lambda h: h["valid_loss"]) if training else {}
+
+# %% ../nbs/16_export.ipynb #00000013
 def _training_record(
     training: dict,  # of a checkpoint's config; empty for a model that was never trained
 ) -> dict:  # data and recipe of a model card
-    "What a card says of the training."
+    "What a card says of the training, earlier runs first."
     if not training: return {}
-    run, best = training["config"], min(training["history"], key=lambda h: h["valid_loss"])
+    run, best, before = training["config"], _best(training), _training_record(training.get("before") or {})
     name = lambda s: f"{s['path']}/{s['split'] or ''}".rstrip("/") if s["path"] else f"{s['scenes']} rendered scenes"
     images = run["epoch_images"] or "all"
+    taught = f"teacher {Path(run['teacher']).parent.name}, " if run.get("teacher") else ""
     start = "/".join(Path(run["weights"]).parts[-2:])
-    recipe = (f"from {start}: {len(training['history'])} epochs of {images} images "
+    start = f"{before['recipe']}; then" if before else f"from {start}:"
+    recipe = (f"{start} {len(training['history'])} epochs of {images} images "
               f"at {run['size'][0]}×{run['size'][1]} px, {run['tfms']} augmentation, "
-              f"lr {run['lr']:g}, {run['schedule']}, batch {run['bs']}, cross-entropy + {run['dice_weight']:g} Dice; "
+              f"lr {run['lr']:g}, {run['schedule']}, batch {run['bs']}, {taught}"
+              f"cross-entropy + {run['dice_weight']:g} Dice; "
               f"validation loss {best['valid_loss']:.4f}, sky IoU {best['sky_iou']:.4f}")
     return dict(data=", ".join(map(name, run["data"])), recipe=recipe)

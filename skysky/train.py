@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SetSpec', 'TrainConfig', 'load_config', 'open_sets', 'config_dls', 'SkyLoss', 'SkyIoU', 'BoundaryF1',
-           'FalseAlarmShare', 'EpochSeed', 'FreezeBN', 'Distil', 'Autocast', 'precision_cbs', 'AverageWeights',
-           'KeepRun', 'plot_loss', 'optimizer_tensors', 'restore_optimizer', 'sky_learner', 'train']
+           'FalseAlarmShare', 'Temperature', 'EpochSeed', 'FreezeBN', 'Distil', 'Autocast', 'precision_cbs',
+           'AverageWeights', 'KeepRun', 'plot_loss', 'optimizer_tensors', 'restore_optimizer', 'sky_learner', 'train']
 
 # %% ../nbs/15_train.ipynb #00000002
 import csv
@@ -28,6 +28,7 @@ from fastai.learner import Learner, Metric
 from fastai.optimizer import Adam
 from fastai.torch_core import params, set_seed, to_device, to_float
 from matplotlib.figure import Figure
+from scipy.optimize import minimize_scalar
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -241,13 +242,33 @@ class FalseAlarmShare(Metric):
     @property
     def value(self): return false_alarms(Counts.stack(self.counts)).share
 
-# %% ../nbs/15_train.ipynb #00000019
+# %% ../nbs/15_train.ipynb #0000001a
+class Temperature(Metric):
+    "The divisor of the logits that makes the validation pixels most likely."
+    name = "temperature"
+    top, bins = 32., 4096  # logit differences beyond ±top are counted at the end of the scale
+    def reset(self): self.counts = torch.zeros(2, self.bins)  # by truth: other, sky
+
+    def accumulate(self, learn):
+        logits, known = learn.pred["out"], learn.y != IGNORE_INDEX
+        score = (logits[:, SKY] - logits[:, 1 - SKY])[known].float().clamp(-self.top, self.top)
+        for label in (0, 1):
+            self.counts[label] += torch.histc(score[learn.y[known] == label].cpu(), self.bins, -self.top, self.top)
+
+    @property
+    def value(self):
+        score = (torch.arange(self.bins) + .5)/self.bins*2*self.top - self.top
+        miss = torch.stack([score, -score])  # what the wrong class leads by
+        loss = lambda t: (self.counts*F.softplus(miss/t)).sum().item()
+        return float(minimize_scalar(loss, bounds=(.2, 5), method="bounded").x)
+
+# %% ../nbs/15_train.ipynb #0000001c
 def _masks(learn):
     "Mask and truth of each image of a batch, as arrays."
     masks = (learn.pred["out"].argmax(1) == SKY).cpu().numpy()
     return zip(masks, learn.y.cpu().numpy().astype(np.uint8), strict=True)
 
-# %% ../nbs/15_train.ipynb #0000001c
+# %% ../nbs/15_train.ipynb #0000001f
 class EpochSeed(Callback):
     "Seed draws and augmentation by run seed and epoch."
     def __init__(self, seed: int): self.run_seed = seed
@@ -280,7 +301,7 @@ class Autocast(Callback):
         self.cast.__exit__(None, None, None)
         self.learn.pred = to_float(self.pred)
 
-# %% ../nbs/15_train.ipynb #0000001d
+# %% ../nbs/15_train.ipynb #00000020
 def precision_cbs(
     device: torch.device,
     amp: str = "auto",  # auto or off
@@ -293,7 +314,7 @@ def precision_cbs(
     bf16 = device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
     return ([ChannelsLast(), Autocast()], "bf16") if bf16 else ([ChannelsLast()], "fp32")
 
-# %% ../nbs/15_train.ipynb #0000001f
+# %% ../nbs/15_train.ipynb #00000022
 class AverageWeights(Callback):
     "Validate, and leave in the model, a running average of the weights."
     order = 60
@@ -316,7 +337,7 @@ class AverageWeights(Callback):
         self.raw = {k: v.clone() for k, v in self.model.state_dict().items()}
         self.model.load_state_dict(self.averaged.module.state_dict())
 
-# %% ../nbs/15_train.ipynb #00000022
+# %% ../nbs/15_train.ipynb #00000025
 class KeepRun(Callback):
     "Write `last.safetensors`, `best.safetensors`, `history.csv` and `loss.png` after each epoch."
     order = 70
@@ -339,7 +360,7 @@ class KeepRun(Callback):
             writer.writerows(self.history)
         with atomic_write(self.out/"loss.png") as tmp: plot_loss(self.history).savefig(tmp, dpi=100)
 
-# %% ../nbs/15_train.ipynb #00000023
+# %% ../nbs/15_train.ipynb #00000026
 def plot_loss(
     history: list[dict],  # one dict an epoch: epoch, train_loss, valid_loss, sky_iou
 ) -> Figure:
@@ -357,12 +378,12 @@ def plot_loss(
     for a in (ax, right): a.spines["top"].set_visible(False)
     return fig
 
-# %% ../nbs/15_train.ipynb #00000024
+# %% ../nbs/15_train.ipynb #00000027
 def optimizer_tensors(opt) -> dict[str, torch.Tensor]:
     "The state of a fastai optimizer as named tensors: `<parameter's number>.<name>`."
     return {f"{i}.{k}": torch.as_tensor(v) for i, s in enumerate(opt.state_dict()["state"]) for k, v in s.items()}
 
-# %% ../nbs/15_train.ipynb #00000025
+# %% ../nbs/15_train.ipynb #00000028
 def restore_optimizer(opt, tensors: dict[str, torch.Tensor]):
     "Put back what `optimizer_tensors` took."
     state = opt.state_dict()
@@ -373,7 +394,7 @@ def restore_optimizer(opt, tensors: dict[str, torch.Tensor]):
     opt.load_state_dict({"state": new, "hypers": state["hypers"]})
     for p, s in opt.state.items(): opt.state[p] = to_device(s, p.device)
 
-# %% ../nbs/15_train.ipynb #00000027
+# %% ../nbs/15_train.ipynb #0000002a
 def sky_learner(
     config: TrainConfig,
     device: str | torch.device | None = None,  # None: cuda where there is one, else cpu
@@ -391,11 +412,11 @@ def sky_learner(
     say(f"{config.arch} from {model.origin}; {device}, {precision}")
     groups = lambda m: [params(m.backbone), [p for n, p in m.named_parameters() if not n.startswith("backbone.")]]
     loss = SkyLoss(config.aux_weight, config.dice_weight, config.edge_weight)
-    return Learner(config_dls(config, device, say), model.to(device), loss,
-                   opt_func=Adam, splitter=groups, lr=config.lr, wd=config.wd, metrics=[SkyIoU(), BoundaryF1(), FalseAlarmShare()],
-                   cbs=[EpochSeed(config.seed), *cbs])
+    return Learner(config_dls(config, device, say), model.to(device), loss, opt_func=Adam, splitter=groups,
+                   lr=config.lr, wd=config.wd, cbs=[EpochSeed(config.seed), *cbs],
+                   metrics=[SkyIoU(), BoundaryF1(), FalseAlarmShare(), Temperature()])
 
-# %% ../nbs/15_train.ipynb #00000029
+# %% ../nbs/15_train.ipynb #0000002c
 def _schedule(config: TrainConfig):
     "Learning rates over the run, as fastai's functions of the share done."
     top = np.array([config.encoder_lr or config.lr, config.lr])
@@ -403,7 +424,7 @@ def _schedule(config: TrainConfig):
     if config.schedule == "one_cycle": return combined_cos(.1, top/25, top, top/1e4)
     return lambda pos: top
 
-# %% ../nbs/15_train.ipynb #0000002a
+# %% ../nbs/15_train.ipynb #0000002d
 def train(
     config: TrainConfig,
     out,  # folder of the run: checkpoints, log, plot
@@ -414,7 +435,8 @@ def train(
     "Run the training that a config describes; every epoch is kept."
     out, done, history = Path(out), 0, []
     kept = {"arch": config.arch, "arch_args": config.arch_args, "classes": list(CLASSES), "size": list(config.size),
-            "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD), "training": {"config": asdict(config)}}
+            "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD),
+            "training": {"config": asdict(config), "before": _record(config.weights)}}
     last = out/"last.safetensors"
     if last.exists() and not resume:
         raise SkyError(f"{out} holds a run: go on with it (--resume), or take another folder")
@@ -437,7 +459,16 @@ def train(
         learn.fit(config.epochs, cbs=cbs, start_epoch=done)
     return learn
 
-# %% ../nbs/15_train.ipynb #0000002b
+# %% ../nbs/15_train.ipynb #0000002e
+def _record(
+    weights: str,  # a config's `weights`
+) -> dict | None:  # `training` of its config, None for what is no checkpoint of ours
+    "How the weights that a run starts from were trained."
+    if not Path(weights).is_file(): return None
+    try: return read_checkpoint(weights)[1].get("training")
+    except SkyError: return None
+
+# %% ../nbs/15_train.ipynb #0000002f
 def _plain(value):
     "Tuples as lists, all the way down: what JSON makes of a config."
     if isinstance(value, dict): return {k: _plain(v) for k, v in value.items()}
