@@ -32,7 +32,7 @@ APT := $(shell [ "$$(id -u)" = 0 ] || echo sudo) apt-get
 	@touch $@
 
 demo: .venv/base
-	$(BIN)/skysky data render demo/scene -n 1 --seed 246 --size 540x960
+	$(BIN)/skysky data render demo/scene -n 1 --seed 215 --size 540x960
 	$(BIN)/skysky mask demo/scene/images -o demo/out --save mask,overlay
 	@if [ -n "$(PHOTO)" ]; then $(BIN)/skysky mask "$(PHOTO)" -o demo/out --save mask,overlay; fi
 

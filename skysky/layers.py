@@ -264,4 +264,7 @@ def develop(
     u, v = look.integers(0, 512, 2).tolist()
     tiles = np.tile(noise_tile(0.), (2 + cam.h//512, 2 + cam.w//512))
     out += tiles[v:v + cam.h, u:u + cam.w]*look.uniform(.3, 2.2) + .5
+    if look.random() < .1:  # film, or a phone at night
+        film = np.tile(noise_tile(.5), (2 + cam.h//512, 2 + cam.w//512))
+        out += film[v:v + cam.h, u:u + cam.w]*look.uniform(3, 10)
     return cv2.merge(list(np.clip(out, 0, 255).astype(np.uint8)))

@@ -133,22 +133,26 @@ class Condition(NamedTuple):
 
 # %% ../nbs/09_skies.ipynb #0000001e
 CONDITIONS = dict(
-    clear=Condition(18, (46, 98, 178), (172, 204, 233), (2.3, 2.1, 1.75), (.48, .58, .75), 9000, (-3, -.6),
+    clear=Condition(14, (46, 98, 178), (172, 204, 233), (2.3, 2.1, 1.75), (.48, .58, .75), 9000, (-3, -.6),
                     (196, 205, 216), (250, 251, 252), (.25, 1)),
-    broken=Condition(22, (44, 94, 172), (168, 199, 228), (2., 1.85, 1.55), (.55, .62, .75), 8000, (-.5, .5),
+    broken=Condition(20, (44, 94, 172), (168, 199, 228), (2., 1.85, 1.55), (.55, .62, .75), 8000, (-.5, .5),
                      (150, 160, 175), (253, 253, 253), (.3, 1)),
     overcast=Condition(15, (184, 189, 196), (208, 211, 215), (.08, .08, .08), (.92, .95, 1.), 3500, (.5, 1.5),
                        (158, 163, 171), (214, 217, 221), (.5, 1)),
     sunset=Condition(10, (66, 86, 142), (255, 178, 104), (1.9, .95, .38), (.30, .30, .40), 2600, (-1.6, .3),
                      (112, 84, 108), (255, 170, 120), (.02, .12)),
-    haze=Condition(9, (142, 172, 206), (224, 222, 214), (1.2, 1.1, .9), (.72, .76, .80), 500, (-3, -.8),
+    haze=Condition(7, (142, 172, 206), (224, 222, 214), (1.2, 1.1, .9), (.72, .76, .80), 500, (-3, -.8),
                    (205, 208, 212), (236, 238, 240), (.3, .9)),
     night=Condition(12, (7, 11, 26), (36, 38, 48), (.012, .014, .02), (.018, .022, .032), 1500, (-2.5, .8),
                     (17, 19, 30), (48, 47, 54), (.4, 1)),
     storm=Condition(7, (84, 94, 110), (168, 174, 180), (.15, .15, .14), (.5, .54, .6), 2500, (.5, 1.3),
                     (62, 70, 84), (160, 166, 174), (.5, 1)),
     white=Condition(7, (252, 252, 253), (254, 254, 254), (.5, .5, .48), (1.3, 1.32, 1.35), 9000, (-3, -2),
-                    (250, 250, 250), (254, 254, 254), (.5, 1)))
+                    (250, 250, 250), (254, 254, 254), (.5, 1)),
+    deep=Condition(4, (10, 34, 96), (60, 112, 184), (2.4, 2.2, 1.9), (.38, .46, .64), 14000, (-3, -1),
+                   (186, 196, 210), (250, 251, 252), (.3, 1)),
+    fog=Condition(4, (204, 206, 208), (214, 215, 216), (.05, .05, .05), (.85, .87, .9), 70, (.5, 1.5),
+                  (202, 204, 206), (216, 217, 218), (.5, 1)))
 
 SKIES = tuple(CONDITIONS)
 
@@ -181,7 +185,7 @@ def random_light(
 ) -> Light:
     "A light of the condition `sky`, varied by `rng`."
     c = CONDITIONS[sky]
-    tint = .3 if sky in ("overcast", "storm", "white", "haze") else 1  # grey skies hardly vary in hue
+    tint = .3 if sky in ("overcast", "storm", "white", "haze", "fog") else 1  # grey skies hardly vary in hue
 
     def jitter(color, amount):
         color = np.asarray(color)*rng.normal(1, amount*tint, 3)*rng.normal(1, amount)
@@ -207,7 +211,7 @@ def sun_glow(
     sx, sy, sz = light.to_sun.tolist()
     near = x*sx + y*sy + z*sz - 1  # cosine of the angle to the sun, minus 1
     glow = .5*np.exp(near*6) + .9*np.exp(near*60)
-    disc = 0 if light.sky in ("overcast", "storm", "white") else 50*np.clip((near + .0003)/.0001, 0, 1)
+    disc = 0 if light.sky in ("overcast", "storm", "white", "fog") else 50*np.clip((near + .0003)/.0001, 0, 1)
     return glow, disc
 
 # %% ../nbs/09_skies.ipynb #0000002a
