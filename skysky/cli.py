@@ -68,15 +68,29 @@ def _model_options(command):
     return command
 
 # %% ../nbs/20_cli.ipynb #0000000b
-def _segmenter(model, device, size, threshold, no_refine, say=click.echo):
-    "The `Segmenter` of the shared options; says in one line what runs where."
+def _progress(
+    label: str,
+    show: bool = True,  # never shown where stderr is no terminal
+):  # a function of an iterable with a length: what the modules take as `progress`
+    "A progress bar on stderr around a loop."
+    def around(items):
+        if not (show and sys.stderr.isatty()): return iter(items)
+        def steps():
+            with click.progressbar(items, label=label, file=sys.stderr, show_pos=True) as bar: yield from bar
+        return steps()
+    return around
+
+# %% ../nbs/20_cli.ipynb #0000000c
+def _segmenter(model, device, size, threshold, no_refine, say=click.echo, quiet=False):
+    "The `Segmenter` of the shared options, fetched if need be; says in one line what runs where."
     from skysky.segment import Segmenter
     from skysky.weights import DEFAULT_MODEL
-    seg = Segmenter(model or DEFAULT_MODEL, device, size, threshold, not no_refine)
+    progress = _progress("fetching the model, MB", not quiet)
+    seg = Segmenter(model or DEFAULT_MODEL, device, size, threshold, refine=not no_refine, progress=progress)
     say(seg.describe())
     return seg
 
-# %% ../nbs/20_cli.ipynb #0000000d
+# %% ../nbs/20_cli.ipynb #0000000e
 def _sources(
     sources: Iterable[str],  # files, folders, patterns
 ) -> tuple[Path, list[Path]]:  # the folder that all of them share; absolute paths of the pictures
@@ -89,7 +103,7 @@ def _sources(
             found.setdefault(path, path.parents[len(rel.parts) - 1])
     return Path(os.path.commonpath(set(found.values()))), list(found)
 
-# %% ../nbs/20_cli.ipynb #0000000f
+# %% ../nbs/20_cli.ipynb #00000010
 def _output(
     base: Path,  # absolute folder of the pictures
     layout: str,  # a key of `skysky.images.LAYOUTS`
@@ -99,7 +113,7 @@ def _output(
     folder = output_folder(base, layout)
     return Path.cwd()/"sky" if layout == "skysky" and Path.cwd().is_relative_to(base) else folder
 
-# %% ../nbs/20_cli.ipynb #00000011
+# %% ../nbs/20_cli.ipynb #00000012
 def _jobs(
     base: Path, paths: list[Path],  # see `_sources`
     out: Path, layout: str,
@@ -117,7 +131,7 @@ def _jobs(
     own = {file for files in written for file in files.values()}
     return [(p, files) for p, files in zip(paths, written, strict=True) if p not in own]
 
-# %% ../nbs/20_cli.ipynb #00000014
+# %% ../nbs/20_cli.ipynb #00000015
 def _mask_one(seg, path: Path, files: dict[str, Path], layout: str) -> dict:
     "Segment one picture and write its files; returns its row of the table."
     from skysky.images import read_image
@@ -131,24 +145,11 @@ def _mask_one(seg, path: Path, files: dict[str, Path], layout: str) -> dict:
             "has_sky": int(sky.has_sky), "horizon_angle": round(horizon.angle, 2) if horizon else "",
             "horizon_offset": round(horizon.offset, 4) if horizon else "", "ms": round(ms, 1)}
 
-# %% ../nbs/20_cli.ipynb #00000015
+# %% ../nbs/20_cli.ipynb #00000016
 def _line(row: dict, name: str) -> str:
     "What is said about one picture."
     verdict = f"sky {row['sky']:.1%}" if row["has_sky"] else "no sky"
     return f"{name}  {row['width']}×{row['height']}  {verdict}  {row['ms']:.0f} ms"
-
-# %% ../nbs/20_cli.ipynb #00000016
-def _progress(
-    label: str,
-    show: bool = True,  # never shown where stderr is no terminal
-):  # a function of an iterable with a length: what the modules take as `progress`
-    "A progress bar on stderr around a loop."
-    def around(items):
-        if not (show and sys.stderr.isatty()): return iter(items)
-        def steps():
-            with click.progressbar(items, label=label, file=sys.stderr, show_pos=True) as bar: yield from bar
-        return steps()
-    return around
 
 # %% ../nbs/20_cli.ipynb #00000017
 def _mask_all(
@@ -228,7 +229,7 @@ def mask(ctx, sources, out, save, layout, skip_existing, table, verbose, quiet, 
     try:
         if todo:
             lines = verbose or quiet or len(todo) == 1 or not sys.stderr.isatty()
-            failed = _mask_all(_segmenter(**model, say=say), todo, base, layout, rows, say, lines)
+            failed = _mask_all(_segmenter(**model, say=say, quiet=quiet), todo, base, layout, rows, say, lines)
     finally:
         if table: _write_table(rows, table)
     for line in _summary(rows, jobs, len(jobs) - len(todo), failed, time.perf_counter() - start, out): say(line)
@@ -293,7 +294,7 @@ def evaluate(ctx, data, out, split, match, allow_missing, record, **model):
     click.echo(f"written to {out}")
     if record:
         seg.card.metrics[record] = report.figures
-        write_card(seg.card, seg.card.path.with_suffix(".json"))
+        write_card(seg.card, seg.card.home)
     ctx.exit(1 if report.errors else 0)
 
 # %% ../nbs/20_cli.ipynb #00000029
@@ -352,17 +353,20 @@ def render(folder, count, size, layout, seed):
     click.echo(f"{count} scenes of {size[0]}x{size[1]} px in {time.perf_counter() - start:.1f} s: {folder}")
 
 # %% ../nbs/20_cli.ipynb #00000033
-@main.command(short_help="List the models that are here.")
+@main.command(short_help="List the models that are here or known.")
 def models():
-    "List the models that are here: name, size, what they are fed, licence, a figure of their card, and where."
+    "List the models: name, size, what they are fed, licence, a figure of their card, and where they are."
     from skysky.weights import DEFAULT_MODEL, list_models
     for c in list_models():
-        size = f"{c.path.stat().st_size/1e6:.1f} MB" if c.path.is_file() else "file missing"
+        size = f"  {c.path.stat().st_size/1e6:.1f} MB" if c.present else ""
         figure = next((f"sky IoU {m['pooled_iou']} on {name}" for name, m in c.metrics.items() if "pooled_iou" in m),
                       "no figures")
-        click.echo(f"{'*' if c.name == DEFAULT_MODEL else ' '} {c.name}  {size}  {c.size} px  "
-                   f"{c.licence or 'no licence stated'}  {figure}  {_near(c.path)}")
-    click.echo("* runs when no --model is given. The environment variable SKYSKY_MODELS names a folder with more.")
+        get = "fetched when first used" if c.address else f"copy {c.file} into {c.path.parent}"
+        place = _near(c.path) if c.present else f"not here: {get}"
+        click.echo(f"{'*' if c.name == DEFAULT_MODEL else ' '} {c.name}{size}  {c.size} px  "
+                   f"{c.licence or 'no licence stated'}  {figure}  {place}")
+    click.echo("* runs when no --model is given. SKYSKY_MODELS names a folder with more, SKYSKY_MIRROR an address to "
+               "fetch from.")
 
 # %% ../nbs/20_cli.ipynb #00000034
 @main.command(context_settings={"ignore_unknown_options": True})

@@ -76,8 +76,9 @@ class SkyMask:
     def mask(self,
              threshold: float | None = None,  # 0..1; None takes the mask's own
     ) -> np.ndarray:  # H,W bool
-        "True where the sky is."
-        return self.prob >= (self.threshold if threshold is None else threshold)
+        "True where the sky is; nowhere when that would be less than `MIN_SKY` of the pixels."
+        mask = self.prob >= (self.threshold if threshold is None else threshold)
+        return mask if np.count_nonzero(mask) >= MIN_SKY*mask.size else np.zeros_like(mask)
 
     @property
     def fraction(self) -> float:
@@ -86,8 +87,8 @@ class SkyMask:
 
     @property
     def has_sky(self) -> bool:
-        "Whether at least `MIN_SKY` of the pixels are sky."
-        return self.fraction >= MIN_SKY
+        "Whether at least `MIN_SKY` of the pixels are sky; the mask is empty when not."
+        return bool(self.mask().any())
 
     def horizon(self) -> Horizon | None:  # None when the image has no sky
         "The line under the sky, fitted to the lower edge of the mask with Huber's robust distance."

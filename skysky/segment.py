@@ -7,7 +7,7 @@ __all__ = ['model_shape', 'fit', 'Segmenter']
 
 # %% ../nbs/05_segment.ipynb #00000002
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import cv2
 import numpy as np
@@ -16,7 +16,7 @@ from PIL import Image
 from .core import SkyError, SkyMask
 from .engines import STRIDE, open_engine
 from .images import read_image
-from .refine import upsample_guided
+from .refine import drop_unsure, upsample_guided
 from .weights import DEFAULT_MODEL, model_card, model_path
 
 # %% ../nbs/05_segment.ipynb #00000005
@@ -48,24 +48,29 @@ class Segmenter:
                  device: str = "auto",  # "auto" or "cpu"
                  size: int | None = None,  # longer side fed to the model, px; None takes the model's own
                  threshold: float | None = None,  # a pixel is sky from this probability on, 0..1; None: the model's own
+                 sure: float | None = None,  # what one pixel of a region of sky must reach, 0..1; None: the model's own
                  refine: bool = True,  # follow the picture's edges at full resolution, rather than smooth enlargement
+                 progress: Callable[[Iterable], Iterable] = iter,  # see `model_path`, for a model that is fetched
     ):
         "Open a model. Raises `SkyError` for an unknown or damaged model, an unusable device or a value out of range."
         self.card = model_card(model)
         self.size = self.card.size if size is None else size
         self.threshold = self.card.threshold if threshold is None else threshold
+        self.sure = self.card.sure if sure is None else sure
         self.refine = refine
         if self.size < STRIDE: raise SkyError(f"size (the model's longer side) must be {STRIDE} px or more, not {size}")
-        if not 0 <= self.threshold <= 1: raise SkyError(f"threshold must be a probability in 0..1, not {threshold}")
-        self.engine = open_engine(model_path(model), device)
+        for name in ("threshold", "sure"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1: raise SkyError(f"{name} must be a probability in 0..1, not {value}")
+        self.engine = open_engine(model_path(model, progress), device)
 
     def predict(self,
                 img: np.ndarray,  # H,W,3 uint8 RGB
     ) -> np.ndarray:  # H,W float32 in 0..1
         "Probability of sky per pixel of an image, at the image's size."
-        prob = self.engine(fit(img, self.size)[None])[0]
+        prob = drop_unsure(self.engine(fit(img, self.size)[None])[0], self.threshold, self.sure)
         if prob.shape == img.shape[:2]: return prob
-        if self.refine: return upsample_guided(prob, img)
+        if self.refine and prob.max() >= self.threshold: return upsample_guided(prob, img)
         return cv2.resize(prob, img.shape[1::-1], interpolation=cv2.INTER_LINEAR)
 
     def __call__(self,

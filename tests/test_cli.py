@@ -19,6 +19,7 @@ from PIL import Image
 
 from skysky.cli import main
 from skysky.images import LAYOUTS, OUTPUTS
+from skysky.weights import DEFAULT_MODEL, file_sha256
 
 SKYSKY = [sys.executable, "-c", "from skysky.cli import main; main(prog_name='skysky')"]
 
@@ -141,6 +142,30 @@ def test_skip_existing_and_table(tmp_path, model):
     assert abs(float(row["sky"]) - .4) < .01 and abs(float(row["horizon_offset"]) - .4) < .01
     assert abs(float(row["horizon_angle"])) < 1 and float(row["ms"]) > 0
     assert skysky(*args).returncode == 0, "nothing to do is no error"
+
+
+def test_no_sky_is_an_empty_mask(tmp_path, model):
+    "One that is grey, one with a bluish wall of which the model says .7, one with a speck of certain sky; and a sky."
+    photo(tmp_path/"in/grey.png", 0)
+    for name, size, where, color in (("wall", (300, 400, 3), np.s_[150:250, 100:300], (128, 128, 156)),
+                                     ("speck", (900, 1200, 3), np.s_[100:106, 500:580], (80, 140, 220)),
+                                     ("sliver", (900, 1200, 3), np.s_[100:140, 500:530], (80, 140, 220))):
+        img = np.full(size, 128, np.uint8)
+        img[where] = color
+        Image.fromarray(img).save(tmp_path/f"in/{name}.png")
+    run = skysky("mask", "in", "--model", model, "--csv", "table.csv", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    lines = [line.split("  ") for line in run.stdout.splitlines()[1:]]
+    assert {line[0].split()[1]: line[2] for line in lines[:-1]} == {
+        "grey.png": "no sky", "sliver.png": "sky 0.1%", "speck.png": "no sky", "wall.png": "no sky"}
+    assert "4 of 4 done in" in run.stdout and ", 3 without sky;" in run.stdout
+    for path in (tmp_path/"in_sky").iterdir(): assert (share(path) > 0) == (path.name == "sliver_mask.png")
+    with (tmp_path/"table.csv").open(newline="", encoding="utf-8") as f: table = list(csv.DictReader(f))
+    for row in table:
+        if Path(row["path"]).stem == "sliver": assert row["has_sky"] == "1" and float(row["horizon_offset"]) < .2
+        else: assert (row["sky"], row["has_sky"], row["horizon_angle"], row["horizon_offset"]) == ("0.0", "0", "", "")
+    run = skysky("mask", "in/wall.png", "--model", model, "--layout", "colmap", "-o", "out", cwd=tmp_path)
+    assert "no sky" in run.stdout and share(tmp_path/"out/wall.png.png") == 1, "nothing is masked out"
 
 
 def test_quiet(tmp_path, model):
@@ -291,9 +316,42 @@ def test_version():
 
 
 def test_models_and_their_folder(tmp_path, model):
-    assert skysky("models").returncode == 0
+    own = tmp_path/"own"
+    own.mkdir()
+    shutil.copy(model, own/"mine.onnx")
+    card = {"file": "mine.onnx", "sha256": "", "arch": "blue", "size": 256, "licence": "free"}
+    figures = {"first": {"n": 3}, "my set": {"pooled_iou": .91}}
+    for name, more in (("mine", {"metrics": figures}), ("noon", {"file": "noon.onnx", "metrics": figures}),
+                       ("dusk", {"file": "dusk.onnx", "url": "https://sky.invalid/dusk.onnx"})):
+        (own/f"{name}.json").write_text(json.dumps(card | {"name": name} | more))
+    env = os.environ | {"SKYSKY_MODELS": str(own), "SKYSKY_CACHE": str(tmp_path/"cache"), "SKYSKY_MIRROR": ""}
+    run = skysky("models", env=env, cwd=tmp_path)
+    lines = run.stdout.splitlines()
+    assert (run.returncode, run.stderr) == (0, "")
+    assert lines[:3] == [
+        "  dusk  256 px  free  no figures  not here: fetched when first used",
+        "  mine  0.0 MB  256 px  free  sky IoU 0.91 on my set  own/mine.onnx",
+        f"  noon  256 px  free  sky IoU 0.91 on my set  not here: copy noon.onnx into {tmp_path/'cache'}"]
+    assert [line[2:].split()[0] for line in lines if line.startswith("* ")] == [DEFAULT_MODEL, "runs"]
+    run = skysky("models", env=env | {"SKYSKY_MIRROR": "http://sky.invalid"}, cwd=tmp_path)
+    assert run.stdout.count("not here: fetched when first used") >= 2
     run = skysky("models", env=os.environ | {"SKYSKY_MODELS": str(tmp_path/"nowhere")})
     assert run.returncode == 1 and "SKYSKY_MODELS" in run.stderr
+
+
+def test_record_goes_to_the_home_of_the_card(tmp_path, model):
+    "The file may lie in another folder than its card."
+    for folder in ("cards", "cache"): (tmp_path/folder).mkdir()
+    file = shutil.copy(model, tmp_path/"cache/far.onnx")
+    card = {"name": "far", "file": "far.onnx", "sha256": file_sha256(file), "arch": "blue", "size": 96}
+    (tmp_path/"cards/far.json").write_text(json.dumps(card | {"metrics": {"old": {"n": 1}}}))
+    assert skysky("data", "render", "set", "-n", 1, "--size", "64x96", cwd=tmp_path).returncode == 0
+    env = os.environ | {f"SKYSKY_{k}": str(tmp_path/v) for k, v in (("MODELS", "cards"), ("CACHE", "cache"))}
+    run = skysky("evaluate", "set", "-o", "out", "--model", "far", "--record", "new", cwd=tmp_path, env=env)
+    assert run.returncode == 0, run.stderr
+    metrics = json.loads((tmp_path/"cards/far.json").read_text())["metrics"]
+    assert metrics["old"] == {"n": 1} and metrics["new"]["n"] == 1 and metrics["new"]["ms"] > 0
+    assert files(tmp_path/"cache") == ["far.onnx"] and files(tmp_path/"cards") == ["far.json"]
 
 
 def test_missing_extra_says_what_to_install(tmp_path):

@@ -48,6 +48,8 @@ def test_package_is_what_the_notebooks_export(copy):
 
 
 def test_wheel_carries_the_model_and_no_torch(copy, tmp_path):
+    (copy / "weights").mkdir()
+    (copy / "weights" / "large.onnx").write_bytes(bytes(10))
     run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, copy, cwd=tmp_path)
     wheel = zipfile.ZipFile(next(tmp_path.glob("*.whl")))
     names = wheel.namelist()

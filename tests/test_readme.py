@@ -1,4 +1,5 @@
-"""README.md is nbs/index.ipynb as Markdown. Run as a script, this writes it."""
+"""README.md is nbs/index.ipynb as Markdown, with the figures of the models' cards. Run as a script, it writes both."""
+import ast
 import re
 from pathlib import Path
 
@@ -8,9 +9,24 @@ from nbconvert import MarkdownExporter
 ROOT = Path(__file__).parent.parent
 
 
+INDEX = ROOT / "nbs" / "index.ipynb"
+
+
+def index():
+    "The index notebook, the outputs of its echo-less cells made anew: they follow the cards."
+    nb, names = nbformat.read(INDEX, as_version=4), {}
+    for cell in nb.cells:
+        if not cell.source.startswith("#| echo: false"): continue
+        *body, last = ast.parse(cell.source).body
+        exec(compile(ast.Module(body, []), "index", "exec"), names)
+        shown = eval(compile(ast.Expression(last.value), "index", "eval"), names)
+        cell.outputs[0].data["text/markdown"] = shown.data
+    return nb
+
+
 def readme() -> str:
     "The text README.md should have: no hidden cells, of echo-less ones the output alone, links as seen from the root."
-    nb = nbformat.read(ROOT / "nbs" / "index.ipynb", as_version=4)
+    nb = index()
     nb.cells = [shown(c) for c in nb.cells if not c.source.startswith("#| hide")]
     text, _ = MarkdownExporter().from_notebook_node(nb)
     text = re.sub(r"\]\((?!https?:|#)([^)]+)\)", lambda m: f"]({target(m[1])})", text)
@@ -30,8 +46,29 @@ def target(link: str) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+def test_index_shows_what_the_cards_say():
+    assert nbformat.read(INDEX, as_version=4) == index(), "run `make export`"
+
+
 def test_readme_is_the_index_notebook():
     assert (ROOT / "README.md").read_text(encoding="utf-8") == readme(), "run `make export`"
 
 
-if __name__ == "__main__": (ROOT / "README.md").write_text(readme(), encoding="utf-8")
+def test_a_card_that_lacks_a_figure_gets_a_dash():
+    "And every shipped model has its table, the default one first."
+    from skysky.weights import DEFAULT_MODEL, ModelCard
+    names = {}
+    source = next(c.source for c in nbformat.read(INDEX, as_version=4).cells if "def table" in c.source)
+    exec(source, names)
+    assert names["cards"][0].name == DEFAULT_MODEL
+    assert {c.name for c in names["cards"]} == {p.stem for p in (ROOT / "skysky" / "models").glob("*.json")}
+    card = ModelCard("x", "x.onnx", "", "none", metrics={"my set": {"n": 3, "size": [4, 2], "ms": 12.34}, "empty": {}})
+    head, _, row, empty = names["table"](card).splitlines()
+    assert head.startswith("| `x`, 512 px | n | px | ") and head.endswith(" | ms |")
+    assert row.startswith("| my set | 3 | 4×2 | –") and row.endswith("– | 12 |")
+    assert empty == "| empty |" + " – |"*(head.count("|") - 2)
+
+
+if __name__ == "__main__":
+    nbformat.write(index(), INDEX)
+    (ROOT / "README.md").write_text(readme(), encoding="utf-8")
