@@ -12,6 +12,7 @@ import csv
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from types import UnionType
 from typing import Literal, get_args, get_origin, get_type_hints
@@ -32,7 +33,7 @@ from scipy.optimize import minimize_scalar
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from .augment import Normalize, compose, reference_tfms, strong_tfms
+from .augment import CROP_SCALE, Normalize, compose, reference_tfms, strong_tfms
 from .augment import to_float as batch_to_float
 from .core import CLASSES, IGNORE_INDEX, IMAGENET_MEAN, IMAGENET_STD, SKY, SkyError, atomic_write
 from .data import RenderedScenes, check_dataset, open_dataset, sky_dls
@@ -65,6 +66,7 @@ class TrainConfig:
     load_size: tuple[int, int] = (256, 512)  # what an image is brought to before augmentation
     fit: Literal["squish", "crop"] = "squish"  # how an image is brought to it
     tfms: Literal["reference", "strong", "none"] = "reference"
+    scale: tuple[float, float] = CROP_SCALE  # share of an image's area that a crop of the strong ones shows
     bs: int = 4  # images a batch
     epochs: int = 10
     epoch_images: int | None = None  # images drawn per epoch; null: as many as there are
@@ -77,6 +79,7 @@ class TrainConfig:
     edge_weight: float = 0.  # how much more a pixel at the sky's edge counts in the cross-entropy
     teacher: str = ""  # checkpoint whose probabilities are learnt beside the labels; empty: none
     average: float = 0.  # decay per batch of the running average of the weights that is validated and kept; 0: none
+    frozen: int = 0  # children of the backbone, from its first, that keep their weights: the costliest to train
     freeze_bn: bool = False  # keep the backbone's batch statistics: for small batches on trained encoders
     amp: Literal["auto", "off"] = "auto"  # mixed precision where the device gains from it
     workers: int = 0  # processes that read ahead
@@ -165,7 +168,8 @@ def config_dls(
 ):
     "fastai `DataLoaders` from a config."
     normalize = Normalize(IMAGENET_MEAN, IMAGENET_STD)
-    tfms = {"reference": reference_tfms, "strong": lambda: strong_tfms(config.size), "none": compose}[config.tfms]()
+    strong = partial(strong_tfms, config.size, config.scale)
+    tfms = {"reference": reference_tfms, "strong": strong, "none": compose}[config.tfms]()
     train = list(zip(open_sets(config.data, config, say), [s.weight for s in config.data], strict=True))
     valid = open_sets(config.valid, config, say)
     return sky_dls(train, valid, compose(batch_to_float, tfms, normalize), compose(batch_to_float, normalize),
@@ -405,6 +409,7 @@ def sky_learner(
     device = torch.device(device)
     set_seed(config.seed)
     model = ARCHS[config.arch](config.weights, **config.arch_args)
+    for part in list(model.backbone.children())[:config.frozen]: part.requires_grad_(False)
     cbs, precision = precision_cbs(device, config.amp)
     if config.freeze_bn: cbs.append(FreezeBN())
     if config.average: cbs.append(AverageWeights(config.average))
