@@ -114,7 +114,7 @@ def export_model(
     if path.suffix != ".onnx": raise SkyError(f"{path}: a model is exported to an .onnx file")
     model, config = load_checkpoint(checkpoint)
     training = config.get("training", {})
-    seam = config["mean"], config["std"], _best(training).get("temperature", 1.)
+    seam = config["mean"], config["std"], _kept(training).get("temperature", 1.)
     with atomic_write(path) as tmp:
         export_onnx(model, tmp, *seam)
         if (difference := check_parity(model, tmp, *seam)) > MAX_DIFFERENCE:
@@ -126,11 +126,11 @@ def export_model(
     return card, difference
 
 # %% ../nbs/16_export.ipynb #00000012
-def _best(
+def _kept(
     training: dict,  # of a checkpoint's config; empty for a model that was never trained
-) -> dict:  # the figures of the epoch that was kept
-    "The best epoch of a training."
-    return min(training["history"], key=lambda h: h["valid_loss"]) if training else {}
+) -> dict:  # the figures of the epoch in which the checkpoint was written
+    "The last epoch of a checkpoint's own history."
+    return training["history"][-1] if training else {}
 
 # %% ../nbs/16_export.ipynb #00000013
 def _training_record(
@@ -138,7 +138,7 @@ def _training_record(
 ) -> dict:  # data and recipe of a model card
     "What a card says of the training, earlier runs first."
     if not training: return {}
-    run, best, before = training["config"], _best(training), _training_record(training.get("before") or {})
+    run, kept, before = training["config"], _kept(training), _training_record(training.get("before") or {})
     name = lambda s: f"{s['path']}/{s['split'] or ''}".rstrip("/") if s["path"] else f"{s['scenes']} rendered scenes"
     images = run["epoch_images"] or "all"
     taught = f"teacher {Path(run['teacher']).parent.name}, " if run.get("teacher") else ""
@@ -148,5 +148,5 @@ def _training_record(
               f"at {run['size'][0]}×{run['size'][1]} px, {run['tfms']} augmentation, "
               f"lr {run['lr']:g}, {run['schedule']}, batch {run['bs']}, {taught}"
               f"cross-entropy + {run['dice_weight']:g} Dice; "
-              f"validation loss {best['valid_loss']:.4f}, sky IoU {best['sky_iou']:.4f}")
+              f"validation loss {kept['valid_loss']:.4f}, sky IoU {kept['sky_iou']:.4f}")
     return dict(data=", ".join(map(name, run["data"])), recipe=recipe)
