@@ -70,6 +70,7 @@ class Segmenter:
         "Probability of sky per pixel of an image, at the image's size."
         prob = drop_unsure(self.engine(fit(img, self.size)[None])[0], self.threshold, self.sure)
         if prob.shape == img.shape[:2]: return prob
+        if prob.size >= img[..., 0].size: return cv2.resize(prob, img.shape[1::-1], interpolation=cv2.INTER_AREA)
         if self.refine and prob.max() >= self.threshold: return upsample_guided(prob, img)
         return cv2.resize(prob, img.shape[1::-1], interpolation=cv2.INTER_LINEAR)
 
