@@ -368,6 +368,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'skysky.segment.Segmenter.__call__': ('segment.html#segmenter.__call__', 'skysky/segment.py'),
                                 'skysky.segment.Segmenter.__init__': ('segment.html#segmenter.__init__', 'skysky/segment.py'),
                                 'skysky.segment.Segmenter.describe': ('segment.html#segmenter.describe', 'skysky/segment.py'),
+                                'skysky.segment.Segmenter.enlarge': ('segment.html#segmenter.enlarge', 'skysky/segment.py'),
+                                'skysky.segment.Segmenter.infer': ('segment.html#segmenter.infer', 'skysky/segment.py'),
                                 'skysky.segment.Segmenter.predict': ('segment.html#segmenter.predict', 'skysky/segment.py'),
                                 'skysky.segment.fit': ('segment.html#fit', 'skysky/segment.py'),
                                 'skysky.segment.model_shape': ('segment.html#model_shape', 'skysky/segment.py')},

@@ -64,15 +64,28 @@ class Segmenter:
             if not 0 <= value <= 1: raise SkyError(f"{name} must be a probability in 0..1, not {value}")
         self.engine = open_engine(model_path(model, progress), device)
 
-    def predict(self,
+    def infer(self,
+              img: np.ndarray,  # H,W,3 uint8 RGB
+    ) -> np.ndarray:  # h,w float32 in 0..1, see `model_shape`
+        "The model's own answer, at the model's size."
+        return self.engine(fit(img, self.size)[None])[0]
+
+    def enlarge(self,
+                prob: np.ndarray,  # h,w float32 in 0..1: what `infer` answers
                 img: np.ndarray,  # H,W,3 uint8 RGB
     ) -> np.ndarray:  # H,W float32 in 0..1
-        "Probability of sky per pixel of an image, at the image's size."
-        prob = drop_unsure(self.engine(fit(img, self.size)[None])[0], self.threshold, self.sure)
+        "Probability of sky per pixel of an image, at the image's size, without regions of which the model is unsure."
+        prob = drop_unsure(prob, self.threshold, self.sure)
         if prob.shape == img.shape[:2]: return prob
         if prob.size >= img[..., 0].size: return cv2.resize(prob, img.shape[1::-1], interpolation=cv2.INTER_AREA)
         if self.refine and prob.max() >= self.threshold: return upsample_guided(prob, img)
         return cv2.resize(prob, img.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+
+    def predict(self,
+                img: np.ndarray,  # H,W,3 uint8 RGB
+    ) -> np.ndarray:  # H,W float32 in 0..1
+        "Probability of sky per pixel of an image, at the image's size: `infer`, then `enlarge`."
+        return self.enlarge(self.infer(img), img)
 
     def __call__(self,
                  source: str | os.PathLike | bytes | np.ndarray | Image.Image | Iterable,  # an image, or several
