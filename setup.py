@@ -27,7 +27,7 @@ setup(
     keywords=cfg["keywords"].split(),
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=["skysky", "skysky.*"]),
-    package_data={"skysky": ["models/*"]},
+    package_data={"skysky": ["models/*", "static/*", "static/samples/*"]},
     install_requires=lines("requirements"),
     extras_require=extras,
     entry_points={"console_scripts": lines("console_scripts")},

@@ -47,13 +47,14 @@ def test_package_is_what_the_notebooks_export(copy):
     assert [n for n in after if before[n] != after[n]] == [], "run `make export`"
 
 
-def test_wheel_carries_the_model_and_no_torch(copy, tmp_path):
+def test_wheel_carries_model_and_widgets_and_no_torch(copy, tmp_path):
     (copy / "weights").mkdir()
     (copy / "weights" / "large.onnx").write_bytes(bytes(10))
     run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, copy, cwd=tmp_path)
     wheel = zipfile.ZipFile(next(tmp_path.glob("*.whl")))
     names = wheel.namelist()
     assert "skysky/models/lraspp_mobilenet_v2.onnx" in names and "skysky/models/lraspp_mobilenet_v2.json" in names
+    assert {p.relative_to(ROOT).as_posix() for p in (ROOT / "skysky" / "static").rglob("*.*")} < set(names)
     assert not [n for n in names if n.startswith(("nbs", "tests", "weights"))]
     assert sum(i.file_size for i in wheel.infolist()) < 9e6
     meta = wheel.read(next(n for n in names if n.endswith("METADATA"))).decode()
