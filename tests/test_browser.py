@@ -1,11 +1,12 @@
-"""The widgets in a real browser: JupyterLab and Voilà on loopback, headless Chromium, a fake camera that plays rendered scenes.
+"""The widgets in a real browser: JupyterLab and Voilà on loopback, headless Chromium, a camera with rendered scenes.
 
-Nothing stands between page and model. Figures are printed, screenshots go to out/browser/. SKYSKY_SOAK=300 lets the camera run for 300
-seconds rather than a few, to see whether memory grows."""
+Nothing stands between page and model. Figures are printed, screenshots go to out/browser/. With SKYSKY_SOAK=300 the
+camera runs for 300 seconds rather than a few, to see whether memory grows."""
 import base64
+import json
 import os
-import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from urllib.request import urlopen
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 from playwright.sync_api import sync_playwright
 
@@ -28,11 +30,15 @@ TOKEN = "sky"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP sky.test 127.0.0.1"]
-CELL = 16  # px, side of a cell of the bar code
-BITS = 7
+CAMERA = ".skysky-camera"
+EXPLORER = ".skysky-explorer"
+PAINT = (0, 255, 0)  # a colour that no scene has
 
 
 # A clip whose every frame says which one it is
+
+CELL, BITS = 16, 7  # px, side of a cell of the bar code; bits of a number
+
 
 def bars(number):
     "Cells of a bar code: the bits of a number and their parity."
@@ -63,7 +69,7 @@ def clip(tmp_path_factory):
     return path, truth
 
 
-# Servers and browsers, ended however the test ends
+# Servers and browsers, ended however a test ends
 
 def free_port():
     with socket.socket() as s:
@@ -73,15 +79,15 @@ def free_port():
 
 @contextmanager
 def server(command, url, folder):
-    "A server process with settings of its own, ready when it answers; ended by a signal to its own process."
+    "A server process with settings of its own, ready when it answers."
     env = os.environ | {f"JUPYTER_{k}_DIR": str(folder/k.lower()) for k in ("CONFIG", "DATA", "RUNTIME")}
-    env |= {"IPYTHONDIR": str(folder/"ipython"), "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    env |= {"IPYTHONDIR": str(folder/"ipython")}
     with (folder/"log").open("w") as log:
-        process = subprocess.Popen([sys.executable, "-m", *command], cwd=folder, env=env, stdout=log, stderr=log)
+        process = subprocess.Popen([sys.executable, *command], cwd=folder, env=env, stdout=log, stderr=log)
         try:
             for _ in range(300):
                 assert process.poll() is None, (folder/"log").read_text()
-                try: urlopen(url, timeout=1).close()
+                try: urlopen(url, timeout=2).close()
                 except (URLError, OSError): time.sleep(.2)
                 else: break
             yield process
@@ -90,15 +96,40 @@ def server(command, url, folder):
             process.wait(timeout=20)
 
 
+SLOW = """import time
+from skysky.widgets import SkyCamera
+
+def stumble(frame, sky):
+    stumbles.append(frame)
+    if len(stumbles) < 6: raise ValueError("no tripod")
+
+stumbles, camera = [], SkyCamera(on_mask=stumble)
+infer = camera.seg.infer
+
+def slow(img):
+    time.sleep(.5)
+    return infer(img)
+
+camera.seg.infer = slow
+camera"""
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    "Address of JupyterLab with a copy of the demo notebook, and its folder."
+    "JupyterLab with a copy of the demo notebook and one with a slow model: its address and its process."
     folder, port = tmp_path_factory.mktemp("lab"), free_port()
-    shutil.copy(ROOT/"nbs"/"52_live_camera.ipynb", folder)
+    shutil.copy(ROOT/"nbs"/"52_live_camera.ipynb", folder/"demo.ipynb")
+    nb = json.loads((folder/"demo.ipynb").read_text())
+    code = dict(cell_type="code", execution_count=None, id="0", metadata={}, outputs=[], source=SLOW)
+    (folder/"slow.ipynb").write_text(json.dumps(nb | {"cells": [code]}))
+    news = folder/"config/lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+    news.parent.mkdir(parents=True)
+    news.write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    command = ["-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={port}",
+               f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={folder}", "--LabApp.expose_app_in_browser=True",
+               "--ServerApp.allow_remote_access=True"]
     url = f"http://127.0.0.1:{port}"
-    command = ["jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={port}", f"--IdentityProvider.token={TOKEN}",
-               f"--ServerApp.root_dir={folder}", "--ServerApp.allow_remote_access=True", "--LabApp.expose_app_in_browser=True"]
-    with server(command, f"{url}/api?token={TOKEN}", folder): yield url, folder
+    with server(command, f"{url}/api?token={TOKEN}", folder) as process: yield url, process
 
 
 @pytest.fixture(scope="module")
@@ -106,50 +137,414 @@ def playwright():
     with sync_playwright() as p: yield p
 
 
+SPY = """(() => {  // notes the tracks that the page opens; the camera is Chromium's
+  window.tracks = [];
+  const devices = navigator.mediaDevices, open = devices?.getUserMedia.bind(devices);
+  if (open) devices.getUserMedia = async (wish) => {
+    const stream = await open(wish);
+    tracks.push(...stream.getTracks());
+    return stream;
+  };
+})()"""
+
+
 @contextmanager
 def chromium(playwright, *flags):
-    "A fresh page of a fresh browser."
+    "A page of a fresh browser."
     browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *flags])
     try:
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(30_000)
+        page.add_init_script(SPY)
         yield page
+    except BaseException:
+        OUT.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=OUT/"failed.png")
+        raise
     finally: browser.close()
 
 
 def fake_camera(clip):
-    return ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream", f"--use-file-for-fake-video-capture={clip[0]}"]
+    return ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream",
+            f"--use-file-for-fake-video-capture={clip[0]}"]
+
+
+# JupyterLab by its own commands, the widgets by what a person sees and does
+
+def do(page, command, **args):
+    page.evaluate("([name, args]) => { window.jupyterapp.commands.execute(name, args) }", [command, args])
+
+
+def run_notebook(page, url, name="demo.ipynb"):
+    "Open a notebook in JupyterLab and run it from its first cell."
+    page.goto(f"{url}/lab/tree/{name}?token={TOKEN}&reset")
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator", state="attached")
+    page.evaluate("""async () => {
+      const context = window.jupyterapp.shell.currentWidget.sessionContext;
+      await context.ready;
+      await context.session.kernel.info;  // cells that are run before are lost
+    }""")
+    do(page, "notebook:run-all-cells")
+    page.wait_for_selector(CAMERA)
 
 
 @pytest.fixture(scope="module")
 def page(playwright, lab, clip):
-    "The demo notebook in JupyterLab, run from its first cell."
+    "The demo notebook in JupyterLab, with a camera."
     with chromium(playwright, *fake_camera(clip)) as page:
-        open_notebook(page, lab[0])
+        run_notebook(page, lab[0])
         yield page
 
 
-def command(page, name):
-    "Run a command of JupyterLab, as its menus do."
-    page.evaluate("name => window.jupyterapp.commands.execute(name)", name)
+def wait(condition, seconds, what):
+    "Wait for a condition, at most some seconds; returns the seconds it took."
+    start = time.perf_counter()
+    while not condition():
+        assert time.perf_counter() - start < seconds, what
+        time.sleep(.05)
+    return time.perf_counter() - start
 
 
-def open_notebook(page, url, name="52_live_camera.ipynb"):
-    page.goto(f"{url}/lab/tree/{name}?token={TOKEN}&reset")
-    page.wait_for_selector(".jp-Notebook .jp-CodeCell")
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
-    command(page, "notebook:run-all-cells")
-    page.wait_for_selector(".skysky-camera")
+def button(page, name): return page.locator(CAMERA).get_by_role("button", name=name, exact=True)
 
 
-# What a person sees
+def message(page): return page.locator(f"{CAMERA} .skysky-message").text_content()
 
-def picture(page, selector):
-    "H,W,3 uint8 RGB of a canvas."
-    url = page.evaluate("s => document.querySelector(s).toDataURL('image/png')", selector)
+
+def figures(page): return page.locator(f"{CAMERA} .skysky-figures").text_content()
+
+
+def start(page):
+    "Press Start and wait for masks; they are noted in the page."
+    page.evaluate("""s => {
+      window.masks = [];
+      document.querySelector(s).addEventListener("mask", (e) => masks.push({...e.detail, at: performance.now()}));
+    }""", CAMERA)
+    button(page, "Start").click()
+    wait(lambda: "masks/s" in figures(page), 30, f"no masks: {message(page)}")
+
+
+def set_to(page, label, value):
+    page.locator(CAMERA).get_by_label(label, exact=True).evaluate("""(node, value) => {
+      node.value = value;
+      node.dispatchEvent(new Event("input", { bubbles: true }));
+    }""", str(value))
+
+
+def picture(page):
+    "What the camera widget shows, H,W,3 uint8 RGB."
+    url = page.evaluate("s => document.querySelector(s).toDataURL()", f"{CAMERA} canvas")
     return cv2.imdecode(np.frombuffer(base64.b64decode(url.split(",")[1]), np.uint8), cv2.IMREAD_COLOR_RGB)
+
+
+def painted(img): return np.abs(img.astype(int) - PAINT).max(2) < 90
+
+
+def light_is_on(page): return page.evaluate("tracks.filter((t) => t.readyState === 'live').length") > 0
 
 
 def screenshot(page, name, selector):
     OUT.mkdir(parents=True, exist_ok=True)
     page.locator(selector).first.screenshot(path=OUT/f"{name}.png")
+
+
+def ious(page, truth, n):
+    "IoU of what is painted with the truth of the frame that is shown, for `n` frames."
+    for label, value in (("Opacity", 1), ("Smoothing", 0), ("Colour", "#00ff00")): set_to(page, label, value)
+    wait(lambda: painted(picture(page)).any(), 10, "nothing is painted")
+    found, last = [], None
+    while len(found) < n:
+        img = picture(page)
+        number = read_bars(img)
+        if number is not None and number != last:
+            mask, last = painted(img), number
+            found.append((mask & truth[number]).sum()/(mask | truth[number]).sum())
+    return np.array(found)
+
+
+# The camera in JupyterLab
+
+def test_masks_are_those_of_the_clip(page, clip):
+    start(page)
+    screenshot(page, "camera", CAMERA)
+    found = ious(page, clip[1], 60)
+    print(f"\nIoU with the truth: median {np.median(found):.3f}, {(found >= .85).sum()} of {len(found)} at .85 or more")
+    assert (found >= .85).sum() >= 30 and np.median(found) >= .9
+
+
+def memory(page, kernel, cdp):
+    "MB that the kernel's process and the page's objects take."
+    cdp.send("HeapProfiler.collectGarbage")
+    metrics = {m["name"]: m["value"] for m in cdp.send("Performance.getMetrics")["metrics"]}
+    return kernel.memory_info().rss/1e6, metrics["JSHeapUsedSize"]/1e6
+
+
+def kernels(lab):
+    return [p for p in psutil.Process(lab[1].pid).children(recursive=True) if "ipykernel_launcher" in p.cmdline()]
+
+
+def test_rate_and_memory(page, lab):
+    "Figures are printed: they mean something on a machine that does nothing else."
+    seconds, cdp = float(os.environ.get("SKYSKY_SOAK", 6)), page.context.new_cdp_session(page)
+    cdp.send("Performance.enable")
+    [kernel] = kernels(lab)
+    page.evaluate("masks.length = 0")
+    used = []
+    for i in range(7):
+        if i: time.sleep(seconds/6)
+        used.append(memory(page, kernel, cdp))
+    masks = page.evaluate("masks")
+    trips, ms = (np.median([m[k] for m in masks]) for k in ("trip", "ms"))
+    rate = 1000*(len(masks) - 1)/(masks[-1]["at"] - masks[0]["at"])
+    print(f"\n512×288: {rate:.1f} masks a second, round trip {trips:.0f} ms, model {ms:.0f} ms (medians)")
+    print(f"memory over {seconds:.0f} s, MB: kernel {' '.join(f'{k:.0f}' for k, _ in used)}, "
+          f"page {' '.join(f'{p:.0f}' for _, p in used)}")
+    assert [m["id"] for m in masks] == list(range(masks[0]["id"], masks[0]["id"] + len(masks))), "a mask for each frame"
+    assert used[-1][0] - used[1][0] < 40 and used[-1][1] - used[1][1] < 20
+
+
+def test_sliders_act_at_once(page):
+    for label, value in (("Opacity", 1), ("Smoothing", 0), ("Colour", "#00ff00"), ("View", "overlay")):
+        set_to(page, label, value)
+    def share(**settings):
+        for label, value in settings.items(): set_to(page, label, value)
+        time.sleep(.3)  # a few video frames; masks come in between, and change little
+        return painted(picture(page)).mean()
+    strict, usual, generous = (share(Threshold=t) for t in (1, .5, 0))
+    assert strict < usual < generous and generous == 1, (strict, usual, generous)
+    assert share(Threshold=.5, Opacity=0) == 0
+    set_to(page, "Opacity", 1)
+    assert share(Colour="#0000ff") == 0
+    for view in ("mask", "probability"):
+        set_to(page, "View", view)
+        time.sleep(.3)
+        img = picture(page)
+        assert (np.ptp(img, 2) == 0).all(), "grey"
+        assert view != "mask" or ((img < 5) | (img > 250)).mean() > .9
+    set_to(page, "View", "cut-out")
+    time.sleep(.3)
+    screenshot(page, "camera_cutout", CAMERA)
+    url = page.evaluate("s => document.querySelector(s).toDataURL()", f"{CAMERA} canvas")
+    img = cv2.imdecode(np.frombuffer(base64.b64decode(url.split(",")[1]), np.uint8), cv2.IMREAD_UNCHANGED)
+    assert .2 < (img[..., 3] < 9).mean() < .8, "the sky is transparent"
+    for label, value in (("View", "overlay"), ("Opacity", .5), ("Colour", "#ff0080")): set_to(page, label, value)
+
+
+def test_keys_move_sliders_and_leave_the_notebook_alone(page):
+    slider, cells = page.locator(CAMERA).get_by_label("Threshold", exact=True), page.locator(".jp-Cell").count()
+    slider.focus()
+    slider.press("ArrowRight")
+    assert slider.input_value() == "0.51"
+    button(page, "Snapshot").focus()
+    page.keyboard.type("ddab")  # in a notebook: delete a cell, make new ones
+    assert page.locator(".jp-Cell").count() == cells
+
+
+def test_snapshot_and_recording(page, tmp_path):
+    with page.expect_download() as download: button(page, "Snapshot").click()
+    download.value.save_as(tmp_path/"sky.png")
+    assert cv2.imread(str(tmp_path/"sky.png")).shape == (360, 640, 3)
+    button(page, "Record").click()
+    time.sleep(2)
+    with page.expect_download() as download: button(page, "Stop recording").click()
+    download.value.save_as(tmp_path/"sky.webm")
+    button(page, "Stop").click()
+    page.locator(CAMERA).get_by_label("Source", exact=True).select_option("file")
+    page.locator(CAMERA).get_by_label("Video file").set_input_files(tmp_path/"sky.webm")  # the recording is a source
+    wait(lambda: "masks/s" in figures(page), 30, f"no masks of the recording: {message(page)}")
+    assert read_bars(picture(page)) is not None or picture(page).shape == (360, 640, 3)
+    button(page, "Stop").click()
+    page.locator(CAMERA).get_by_label("Source", exact=True).select_option("camera")
+
+
+def test_stop_turns_the_camera_off_and_start_on(page):
+    start(page)
+    assert light_is_on(page)
+    button(page, "Stop").click()
+    assert not light_is_on(page) and message(page) == "Stopped."
+    start(page)
+    assert light_is_on(page)
+    do(page, "notebook:run-all-cells")
+    wait(lambda: not light_is_on(page), 5, "a cell that runs again leaves the camera on")
+    wait(lambda: message(page).startswith("Press Start"), 20, "no new widget")
+
+
+def test_dark_and_small(page):
+    start(page)
+    do(page, "apputils:change-theme", theme="JupyterLab Dark")
+    do(page, "application:toggle-left-area")
+    time.sleep(1)
+    for name, selector in (("camera_dark", CAMERA), ("explorer_dark", EXPLORER)): screenshot(page, name, selector)
+    page.set_viewport_size({"width": 420, "height": 900})
+    time.sleep(1)
+    for name, selector in (("camera_small", CAMERA), ("explorer_small", EXPLORER)):
+        screenshot(page, name, selector)
+        wide = page.locator(selector).evaluate("node => node.scrollWidth - node.clientWidth")
+        assert wide <= 0, f"{name} is {wide} px too wide"
+    page.set_viewport_size({"width": 1280, "height": 1000})
+    do(page, "apputils:change-theme", theme="JupyterLab Light")
+
+
+def test_restarted_kernel_turns_the_camera_off(page):
+    assert light_is_on(page)
+    page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    wait(lambda: not light_is_on(page), 5, "a restart leaves the camera on")
+    assert "run the cell again" in message(page)
+    do(page, "notebook:run-all-cells")
+    wait(lambda: message(page).startswith("Press Start"), 30, "no new widget")
+
+
+def test_dead_kernel_is_reported(page, lab):
+    start(page)
+    [kernel] = kernels(lab)
+    kernel.send_signal(signal.SIGKILL)
+    took = wait(lambda: "kernel" in message(page), 3, "a dead kernel is not reported")
+    print(f"\ndead kernel reported after {took:.1f} s: {message(page)}")
+    wait(lambda: not light_is_on(page), 20, "a dead kernel leaves the camera on")
+
+
+def test_slow_kernel_gets_one_frame_at_a_time(page, lab):
+    run_notebook(page, lab[0], "slow.ipynb")
+    start(page)
+    wait(lambda: "on_mask: ValueError: no tripod (line 6)" in message(page), 5, "an error in on_mask is not shown")
+    screenshot(page, "camera_error", CAMERA)
+    wait(lambda: len(page.evaluate("masks")) >= 12, 30, "masks stop after an error in on_mask")
+    assert message(page) == ""
+    masks = page.evaluate("masks")
+    trips = [m["trip"] for m in masks]
+    print(f"\nslow model: round trips {min(trips):.0f} to {max(trips):.0f} ms")
+    assert [m["id"] for m in masks] == list(range(1, len(masks) + 1)), "a frame leaves when the last mask has come"
+    assert min(trips) >= 500 and np.median(trips[-4:]) < 1.5*np.median(trips[:4]), "the lag stays"
+    set_to(page, "Opacity", 1)
+    set_to(page, "Colour", "#00ff00")
+    assert wait(lambda: painted(picture(page)).any(), .4, "a slider waits for the kernel") < .4
+    button(page, "Stop").click()
+
+
+# What can be in the way of a camera
+
+def refusal(playwright, url, *flags):
+    "What the widget says when Start is pressed in a browser with these flags."
+    with chromium(playwright, *flags) as page:
+        run_notebook(page, url)
+        button(page, "Start").click()
+        wait(lambda: message(page) not in ("", "Opening the source…"), 20, "no message")
+        assert not light_is_on(page)
+        screenshot(page, "camera_refused", CAMERA)
+        return message(page)
+
+
+def test_refused_permission_is_said(playwright, lab):
+    flags = ["--use-fake-device-for-media-stream", "--deny-permission-prompts"]
+    assert refusal(playwright, lab[0], *flags).startswith("The camera was refused: allow it")
+
+
+def test_no_camera_is_said(playwright, lab):
+    assert "no camera" in refusal(playwright, lab[0], "--use-fake-ui-for-media-stream")
+
+
+def test_insecure_page_is_said(playwright, lab, clip):
+    url = lab[0].replace("127.0.0.1", "sky.test")
+    assert "localhost pages only" in refusal(playwright, url, *fake_camera(clip))
+
+
+# The explorer
+
+def shown(page):
+    "What the explorer shows, H,W,3 uint8 RGB."
+    url = page.evaluate("""async (s) => {
+      const image = document.querySelector(s);
+      await image.decode();
+      const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight);
+      canvas.getContext("2d").drawImage(image, 0, 0);
+      const bytes = new Uint8Array(await (await canvas.convertToBlob()).arrayBuffer());
+      return btoa(bytes.reduce((text, b) => text + String.fromCharCode(b), ""));
+    }""", f"{EXPLORER} img")
+    return cv2.imdecode(np.frombuffer(base64.b64decode(url), np.uint8), cv2.IMREAD_COLOR_RGB)
+
+
+def change(page, action):
+    "Do something and wait for another picture; returns it, and the ms that took."
+    source = page.locator(f"{EXPLORER} img")
+    before = source.get_attribute("src")
+    page.evaluate("""s => {
+      const image = document.querySelector(s);
+      window.arrived = null;
+      addEventListener("keydown", () => window.pressed = performance.now(), { capture: true, once: true });
+      image.addEventListener("load", () => window.arrived = performance.now(), { once: true });
+    }""", f"{EXPLORER} img")
+    action()
+    wait(lambda: source.get_attribute("src") != before and page.evaluate("arrived"), 20, "the picture stays")
+    return shown(page), page.evaluate("arrived - (window.pressed ?? NaN)")
+
+
+def press(page, label, key):
+    page.locator(EXPLORER).locator(".widget-hslider", has_text=label).locator(".noUi-handle").press(key)
+
+
+def test_explorer(playwright, lab, tmp_path):
+    with chromium(playwright) as page:
+        run_notebook(page, lab[0])
+        page.locator(EXPLORER).scroll_into_view_if_needed()
+        wait(lambda: page.evaluate("s => document.querySelector(s)?.naturalWidth", f"{EXPLORER} img"), 20, "no picture")
+        screenshot(page, "explorer", EXPLORER)
+        first, took = shown(page), []
+        for _ in range(9):
+            img, ms = change(page, lambda: press(page, "Opacity", "ArrowRight"))
+            took.append(ms)
+        assert (img != first).any()
+        print(f"\nfrom a key on the opacity slider to the picture: {np.median(took):.0f} ms")
+        took = [change(page, lambda: press(page, "Threshold", "PageUp"))[1] for _ in range(3)]
+        print(f"from a key on the threshold slider to the picture: {np.median(took):.0f} ms")
+        for view in ("mask", "probability", "cut-out", "replaced sky"):
+            img, _ = change(page, lambda view=view: page.locator(EXPLORER).get_by_label("View").select_option(view))
+            assert view not in ("mask", "probability") or np.ptp(img, 2).max() < 4, "grey"
+            screenshot(page, f"explorer_{view.replace(' ', '_')}", EXPLORER)
+        large = tmp_path/"large.png"  # more than a message may have
+        cv2.imwrite(str(large), np.random.default_rng(0).integers(0, 255, (2400, 2400, 3), np.uint8))
+        assert large.stat().st_size > 12e6
+        img, _ = change(page, lambda: page.set_input_files(f"{EXPLORER} input[type=file]", large))
+        assert img.shape == (1024, 1024, 3) and "read_image('large.png')" in page.inner_text(f"{EXPLORER} pre")
+        page.locator(EXPLORER).get_by_label("Or a file").fill("nowhere.jpg")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(f"{EXPLORER} .skysky-error:has-text('no such file')")
+        page.locator(EXPLORER).get_by_role("button", name="Save").click()
+        page.wait_for_selector(f"{EXPLORER} .skysky-note:has-text('large_replaced.jpg')")
+
+
+# Other hosts of the same notebook
+
+def test_notebook_7(playwright, lab, clip):
+    with chromium(playwright, *fake_camera(clip)) as page:
+        page.goto(f"{lab[0]}/notebooks/demo.ipynb?token={TOKEN}")
+        page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", state="attached")
+        page.get_by_role("menuitem", name="Run").click()
+        page.get_by_role("menuitem", name="Run All Cells").click()
+        page.wait_for_selector(CAMERA)
+        start(page)
+        assert (ious(page, clip[1], 10) >= .85).sum() >= 6
+
+
+def test_voila(playwright, clip, tmp_path):
+    "`skysky live`, at the address that it prints."
+    port = free_port()
+    command = ["-c", "from skysky.cli import main; main()", "live", "--no-browser", f"--port={port}"]
+    with server(command, f"http://127.0.0.1:{port}", tmp_path), chromium(playwright, *fake_camera(clip)) as page:
+        page.goto(f"http://127.0.0.1:{port}")
+        assert page.locator("input[type=password]").count() == 1, "the page is open to whoever comes"
+        address = next(line for line in (tmp_path/"log").read_text().splitlines() if "?token=" in line)
+        page.goto(address)
+        page.wait_for_selector(CAMERA)
+        start(page)
+        found = ious(page, clip[1], 40)
+        print(f"\nVoilà: IoU with the truth, median {np.median(found):.3f}")
+        assert (found >= .85).sum() >= 30
+        for label, value in (("Opacity", .5), ("Colour", "#ff0080")): set_to(page, label, value)
+        page.locator(EXPLORER).scroll_into_view_if_needed()
+        before = shown(page)
+        img, ms = change(page, lambda: press(page, "Opacity", "End"))
+        assert (img != before).any()
+        OUT.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=OUT/"voila.png", full_page=True)
+        button(page, "Stop").click()
+        assert not light_is_on(page)

@@ -1,7 +1,7 @@
 // The browser's side of SkyCamera. It shows the picture at its own rate, sends the kernel one small JPEG at a time, and
 // paints the masks that come back: whatever a slider does is done here, without a question to the kernel.
 
-export const PATIENCE = 3000; // ms without an answer, after which the kernel counts as silent
+export const PATIENCE = 2500; // ms without an answer, after which the kernel counts as silent
 export const GIVE_UP = 15000; // ms without an answer, after which the camera is released
 const SOFT = 0.1; // width of the painted edge around the threshold, in probability
 const KEPT = 30; // answers that the shown rate and round trip look back on
@@ -195,6 +195,7 @@ class Camera {
     this.inputs = {};
     const field = (name, label, node) => {
       node.oninput = () => this.set(name, node.type === "range" ? Number(node.value) : node.value);
+      node.ariaLabel = label; // without the number beside it, which would be read as a part of the name
       this.inputs[name] = node;
       const value = element("output");
       return element("label", {}, element("span", { textContent: label }), node, ...(node.type === "range" ? [value] : []));
