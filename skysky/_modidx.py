@@ -503,6 +503,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'skysky.widgets.SkyCamera._call': ('widgets.html#skycamera._call', 'skysky/widgets.py'),
                                 'skysky.widgets.SkyCamera._receive': ('widgets.html#skycamera._receive', 'skysky/widgets.py'),
                                 'skysky.widgets.SkyCamera._segment': ('widgets.html#skycamera._segment', 'skysky/widgets.py'),
+                                'skysky.widgets.SkyCamera._stream': ('widgets.html#skycamera._stream', 'skysky/widgets.py'),
+                                'skysky.widgets.SkyCamera.close': ('widgets.html#skycamera.close', 'skysky/widgets.py'),
                                 'skysky.widgets.SkyExplorer': ('widgets.html#skyexplorer', 'skysky/widgets.py'),
                                 'skysky.widgets.SkyExplorer.__init__': ('widgets.html#skyexplorer.__init__', 'skysky/widgets.py'),
                                 'skysky.widgets.SkyExplorer._build': ('widgets.html#skyexplorer._build', 'skysky/widgets.py'),
@@ -528,6 +530,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'skysky.widgets._import_lines': ('widgets.html#_import_lines', 'skysky/widgets.py'),
                                 'skysky.widgets._jpeg': ('widgets.html#_jpeg', 'skysky/widgets.py'),
                                 'skysky.widgets._labelled': ('widgets.html#_labelled', 'skysky/widgets.py'),
+                                'skysky.widgets._line': ('widgets.html#_line', 'skysky/widgets.py'),
                                 'skysky.widgets._reduce': ('widgets.html#_reduce', 'skysky/widgets.py'),
                                 'skysky.widgets._rgb': ('widgets.html#_rgb', 'skysky/widgets.py'),
                                 'skysky.widgets.replace_sky': ('widgets.html#replace_sky', 'skysky/widgets.py')}}}

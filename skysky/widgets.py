@@ -230,20 +230,24 @@ def _open(self: SkyExplorer,
 @patch
 def _infer(self: SkyExplorer):
     start = time.perf_counter()
-    self._answer, self._key = self._seg.infer(self._img), None
+    self._answer, self._edges = self._seg.infer(self._img), {}  # radius -> the answer enlarged along the edges
     self._ms = (time.perf_counter() - start)*1000
     self._refine()
 
 # %% ../nbs/08_widgets.ipynb #00000027
 @patch
 def _refine(self: SkyExplorer):
-    "Enlarge the answer, unless what is at hand is still good."
-    seg = self._seg
+    seg, size, radius = self._seg, self._small.shape[1::-1], self.radius.value
     seg.threshold = self.threshold.value
+    if radius not in self._edges: self._edges[radius] = upsample_guided(self._answer, self._small, radius)
     low = drop_unsure(self._answer, seg.threshold, seg.sure)
-    key = self.radius.value if low is self._answer and low.max() >= seg.threshold else None
-    if key is None or key != self._key:
-        self._prob, self._key = _enlarge(seg, self._answer, self._small, self.radius.value), key
+    smooth = cv2.resize(low, size)
+    if low is self._answer: self._prob = self._edges[radius]
+    else:
+        near = cv2.dilate((low != self._answer).astype(np.uint8), np.ones((5, 5), np.uint8))
+        folded = cv2.resize(near, size, interpolation=cv2.INTER_NEAREST)
+        self._prob = np.where(folded, smooth, self._edges[radius])
+    if low.max() < seg.threshold: self._prob = smooth  # where nothing is sky there is no edge to follow
     self._show()
 
 # %% ../nbs/08_widgets.ipynb #00000028
@@ -354,24 +358,60 @@ def _call(self: SkyCamera, frame, sky) -> str | None:  # what went wrong
         line = traceback.extract_tb(e.__traceback__)[-1].lineno
         return f"on_mask: {type(e).__name__}: {e} (line {line})"
 
-# %% ../nbs/08_widgets.ipynb #00000041
+# %% ../nbs/08_widgets.ipynb #00000040
+def _line(e: Exception) -> str:
+    "What the page says about an exception."
+    return str(e) if isinstance(e, SkyError) else f"{type(e).__name__}: {e}"
+
+# %% ../nbs/08_widgets.ipynb #00000042
 @patch
 def _receive(self: SkyCamera, _, content: dict, buffers: list):
     "A message of the page: a frame, or about a source on the kernel's side."
     if content["kind"] == "frame": self._answer(content, buffers[0])
     elif content["kind"] == "open":
         self._session = content["session"]
-        self._acked.clear()
         threading.Thread(target=self._stream, args=(content["source"], content["session"]), daemon=True).start()
     elif content["session"] == self._session:
         if content["kind"] == "close": self._session = None
         self._acked.set()
 
-# %% ../nbs/08_widgets.ipynb #00000042
+# %% ../nbs/08_widgets.ipynb #00000043
 @patch
 def _answer(self: SkyCamera, content, jpeg):
     "Answer a frame with its mask, or with what is wrong with it."
     to = {"kind": "mask", "session": content["session"], "id": content["id"]}
     try: told, prob = self._segment(read_image(jpeg))
-    except Exception as e: self.send(to | {"error": f"{type(e).__name__}: {e}"})  # no cell would show it
+    except Exception as e: self.send(to | {"error": _line(e)})  # no cell would show it
     else: self.send(to | told, [_deflate(prob)])
+
+# %% ../nbs/08_widgets.ipynb #00000045
+_SILENT = 10  # s without an acknowledgement, after which nobody looks any more
+
+@patch
+def _stream(self: SkyCamera, source, session):
+    "Send pictures and masks of a source, until the page stops it or is silent."
+    from skysky.camera import LiveSource
+    n, trip, to = 0, 0., {"session": session}
+    self.send(to | {"kind": "note", "error": ""})
+    try:
+        with LiveSource(source) as live:
+            while self._session == session:
+                if (frame := live.read()) is None:
+                    self.send(to | {"kind": "note", "error": live.lost})
+                    continue
+                img = _reduce(frame.img)
+                told, prob = self._segment(img)
+                n, start = n + 1, time.perf_counter()
+                self._acked.clear()
+                self.send(to | {"kind": "picture", "id": n, "trip": trip} | told, [_jpeg(img), _deflate(prob)])
+                if not self._acked.wait(_SILENT): break
+                trip = (time.perf_counter() - start)*1000 + told["ms"]
+    except Exception as e: self.send(to | {"kind": "failed", "error": _line(e)})  # no cell would show it
+
+# %% ../nbs/08_widgets.ipynb #00000046
+@patch
+def close(self: SkyCamera):
+    "Release the source and take the widget from the page, whose camera goes off."
+    self._session = None
+    self._acked.set()
+    AnyWidget.close(self)

@@ -127,6 +127,7 @@ def lab(tmp_path_factory):
     news.write_text('{"fetchNews": "false", "checkForUpdates": false}')
     command = ["-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={port}",
                f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={folder}", "--LabApp.expose_app_in_browser=True",
+               "--JupyterNotebookApp.expose_app_in_browser=True",
                "--ServerApp.allow_remote_access=True"]
     url = f"http://127.0.0.1:{port}"
     with server(command, f"{url}/api?token={TOKEN}", folder) as process: yield url, process
@@ -175,9 +176,9 @@ def do(page, command, **args):
     page.evaluate("([name, args]) => { window.jupyterapp.commands.execute(name, args) }", [command, args])
 
 
-def run_notebook(page, url, name="demo.ipynb"):
-    "Open a notebook in JupyterLab and run it from its first cell."
-    page.goto(f"{url}/lab/tree/{name}?token={TOKEN}&reset")
+def run_notebook(page, url, name="demo.ipynb", app="lab/tree"):
+    "Open a notebook and run it from its first cell."
+    page.goto(f"{url}/{app}/{name}?token={TOKEN}&reset")
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator", state="attached")
     page.evaluate("""async () => {
       const context = window.jupyterapp.shell.currentWidget.sessionContext;
@@ -311,7 +312,7 @@ def test_sliders_act_at_once(page):
         time.sleep(.3)  # a few video frames; masks come in between, and change little
         return painted(picture(page)).mean()
     strict, usual, generous = (share(Threshold=t) for t in (1, .5, 0))
-    assert strict < usual < generous and generous == 1, (strict, usual, generous)
+    assert strict < .01 < usual < generous, (strict, usual, generous)
     assert share(Threshold=.5, Opacity=0) == 0
     set_to(page, "Opacity", 1)
     assert share(Colour="#0000ff") == 0
@@ -426,7 +427,7 @@ def test_slow_kernel_gets_one_frame_at_a_time(page, lab):
 def refusal(playwright, url, *flags):
     "What the widget says when Start is pressed in a browser with these flags."
     with chromium(playwright, *flags) as page:
-        run_notebook(page, url)
+        run_notebook(page, url, "slow.ipynb")
         button(page, "Start").click()
         wait(lambda: message(page) not in ("", "Opening the source…"), 20, "no message")
         assert not light_is_on(page)
@@ -516,11 +517,7 @@ def test_explorer(playwright, lab, tmp_path):
 
 def test_notebook_7(playwright, lab, clip):
     with chromium(playwright, *fake_camera(clip)) as page:
-        page.goto(f"{lab[0]}/notebooks/demo.ipynb?token={TOKEN}")
-        page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", state="attached")
-        page.get_by_role("menuitem", name="Run").click()
-        page.get_by_role("menuitem", name="Run All Cells").click()
-        page.wait_for_selector(CAMERA)
+        run_notebook(page, lab[0], app="notebooks")
         start(page)
         assert (ious(page, clip[1], 10) >= .85).sum() >= 6
 
@@ -531,7 +528,7 @@ def test_voila(playwright, clip, tmp_path):
     command = ["-c", "from skysky.cli import main; main()", "live", "--no-browser", f"--port={port}"]
     with server(command, f"http://127.0.0.1:{port}", tmp_path), chromium(playwright, *fake_camera(clip)) as page:
         page.goto(f"http://127.0.0.1:{port}")
-        assert page.locator("input[type=password]").count() == 1, "the page is open to whoever comes"
+        assert "/login" in page.url, "the page is open to whoever comes"
         address = next(line for line in (tmp_path/"log").read_text().splitlines() if "?token=" in line)
         page.goto(address)
         page.wait_for_selector(CAMERA)

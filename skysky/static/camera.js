@@ -368,8 +368,8 @@ class Camera {
       this.stop();
       return this.idle(content.error, true);
     }
-    if (kind === "picture") this.link.since = null;
-    else if (!this.link.answered(id)) return;
+    if (kind === "note") this.link.since = this.link.now(); // opening, or waiting for its source: alive
+    else if (kind !== "picture" && !this.link.answered(id)) return;
     this.say(content.error ?? "", Boolean(content.error));
     if (!buffers.length) return;
     const levels = await inflate(buffers.at(-1));
@@ -387,6 +387,7 @@ class Camera {
     this.resize(picture.width, picture.height);
     this.draw();
     this.link.note(trip);
+    this.link.since = this.link.now(); // from here on the kernel owes the next one
     this.model.send({ kind: "ack", session, id });
   }
 
