@@ -4,19 +4,20 @@
 
 # %% auto #0
 __all__ = ['VIDEO_OUTPUTS', 'ALPHA_OUTPUTS', 'Frame', 'video_frame', 'VideoReader', 'video_codec', 'VideoWriter', 'in_threads',
-           'FrameSky', 'Progress', 'VideoResult', 'segment_video']
+           'FrameSky', 'sky_row', 'Progress', 'csv_table', 'VideoResult', 'segment_video', 'stage_rates']
 
 # %% ../nbs/06_video.ipynb #00000002
 import csv
 import os
 import re
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from queue import Empty, Full, Queue
 from typing import NamedTuple
@@ -44,14 +45,14 @@ class Frame:
         "When it is shown: seconds on the clock of its video."
         return float(self.yuv.pts*self.yuv.time_base)
 
-# %% ../nbs/06_video.ipynb #00000006
+
 def _planes(
     frame: av.VideoFrame,  # 8 bits a sample
 ) -> list[np.ndarray]:  # Y H,W; U and V H/2,W/2 rounded up; A H,W if there is one
     "The planes of a frame, to read and write."
     return [np.ndarray((p.height, p.width), np.uint8, p, strides=(p.line_size, 1)) for p in frame.planes]
 
-# %% ../nbs/06_video.ipynb #00000007
+# %% ../nbs/06_video.ipynb #00000006
 def _new_frame(
     like: av.VideoFrame,  # gives time stamp and colour tags
     width: int, height: int,  # px
@@ -63,7 +64,7 @@ def _new_frame(
         setattr(frame, name, getattr(like, name))
     return frame
 
-# %% ../nbs/06_video.ipynb #00000009
+# %% ../nbs/06_video.ipynb #00000008
 _TURNS = {90: cv2.ROTATE_90_COUNTERCLOCKWISE, -90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, -180: cv2.ROTATE_180}
 
 
@@ -81,7 +82,7 @@ def _upright(
         to[:] = cv2.copyMakeBorder(plane, 0, more[0], 0, more[1], cv2.BORDER_REPLICATE)
     return out
 
-# %% ../nbs/06_video.ipynb #0000000b
+# %% ../nbs/06_video.ipynb #0000000a
 def _rgb(
     yuv: av.VideoFrame,
     width: int, height: int,  # px: those of the picture, without what made it even
@@ -91,7 +92,7 @@ def _rgb(
     plane = converter.reformat(yuv, format="rgb24", threads=1).planes[0]
     return np.ndarray((height, width, 3), np.uint8, plane, strides=(plane.line_size, 3, 1))
 
-# %% ../nbs/06_video.ipynb #0000000d
+# %% ../nbs/06_video.ipynb #0000000c
 def video_frame(
     img: np.ndarray,  # H,W,3 uint8 RGB
     pts: int,  # time stamp, in units of time_base
@@ -103,7 +104,7 @@ def video_frame(
     frame.pts, frame.time_base = pts, time_base
     return _upright(frame, 0)
 
-# %% ../nbs/06_video.ipynb #00000010
+# %% ../nbs/06_video.ipynb #0000000f
 def _open_video(
     path: Path,
 ) -> av.container.InputContainer:
@@ -116,7 +117,7 @@ def _open_video(
     except PermissionError as e: raise SkyError(f"{path}: cannot be opened; check its permissions") from e
     except av.FFmpegError as e: raise SkyError(f"{path}: no video, or damaged ({e.strerror}); export it again") from e
 
-# %% ../nbs/06_video.ipynb #00000011
+# %% ../nbs/06_video.ipynb #00000010
 def _picture_stream(
     container: av.container.InputContainer,
     path: Path,  # for messages
@@ -128,7 +129,7 @@ def _picture_stream(
     streams[0].thread_type = "AUTO"
     return streams[0]
 
-# %% ../nbs/06_video.ipynb #00000013
+# %% ../nbs/06_video.ipynb #00000012
 def _noted_duration(
     stream: av.video.stream.VideoStream,
 ) -> Fraction | None:  # s
@@ -136,7 +137,7 @@ def _noted_duration(
     noted = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
     return noted and (int(noted[1])*60 + int(noted[2]))*60 + Fraction(noted[3])
 
-# %% ../nbs/06_video.ipynb #00000014
+# %% ../nbs/06_video.ipynb #00000013
 class VideoReader:
     "The frames of a video file, to be gone through once: `with VideoReader(path) as frames: ...`"
     broken: str = ""  # after the last frame: one line when something was missing or damaged
@@ -212,7 +213,7 @@ class VideoReader:
     def __enter__(self): return self
     def __exit__(self, *exc): self.close()
 
-# %% ../nbs/06_video.ipynb #00000016
+# %% ../nbs/06_video.ipynb #00000015
 _WEIGHTS = {1: (.2126, .0722), 9: (.2627, .0593), 10: (.2627, .0593)}  # of red and blue: BT.709, BT.2020 (ITU-T H.273)
 
 
@@ -233,7 +234,7 @@ def _to_planes(
     y = red*r + (1 - red - blue)*g + blue*b
     return black + luma*y, 128 + chroma*(b - y)/(2 - 2*blue), 128 + chroma*(r - y)/(2 - 2*red)
 
-# %% ../nbs/06_video.ipynb #00000018
+# %% ../nbs/06_video.ipynb #00000017
 def _bytes(
     prob: np.ndarray,  # H,W float32 in 0..1
     frame: av.VideoFrame,  # whose size counts
@@ -244,7 +245,7 @@ def _bytes(
     more = (frame.height - img.shape[0], frame.width - img.shape[1])
     return cv2.copyMakeBorder(img, 0, more[0], 0, more[1], cv2.BORDER_REPLICATE) if any(more) else img
 
-# %% ../nbs/06_video.ipynb #00000019
+# %% ../nbs/06_video.ipynb #00000018
 def _overlay(
     frame: Frame,
     prob: np.ndarray,  # H,W float32 in 0..1
@@ -259,7 +260,7 @@ def _overlay(
         cv2.add(to, cv2.convertScaleAbs(part, alpha=value/255), to)
     return out
 
-# %% ../nbs/06_video.ipynb #0000001a
+# %% ../nbs/06_video.ipynb #00000019
 def _matte(
     frame: Frame,
     prob: np.ndarray,  # H,W float32 in 0..1
@@ -270,7 +271,7 @@ def _matte(
     for to, plane in zip(_planes(out), (_bytes(prob, out, white, black), 128, 128), strict=True): to[:] = plane
     return out
 
-# %% ../nbs/06_video.ipynb #0000001b
+# %% ../nbs/06_video.ipynb #0000001a
 def _alpha(
     frame: Frame,
     prob: np.ndarray,  # H,W float32 in 0..1
@@ -280,12 +281,12 @@ def _alpha(
     for to, plane in zip(_planes(out), [*_planes(frame.yuv), _bytes(prob, out)], strict=True): to[:] = plane
     return out
 
-# %% ../nbs/06_video.ipynb #0000001c
+# %% ../nbs/06_video.ipynb #0000001b
 VIDEO_OUTPUTS = {"overlay": _overlay, "matte": _matte, "alpha": _alpha,
                  "cutout": lambda frame, prob: _alpha(frame, 1 - prob)}  # kind -> (Frame, H,W prob) -> av.VideoFrame
 ALPHA_OUTPUTS = ("alpha", "cutout")  # those with transparency
 
-# %% ../nbs/06_video.ipynb #0000001d
+
 def _painter(
     kind: str,  # a key of `VIDEO_OUTPUTS`
 ) -> Callable:  # FrameSky -> the same with its picture
@@ -296,7 +297,7 @@ def _painter(
         return result
     return paint
 
-# %% ../nbs/06_video.ipynb #0000001f
+# %% ../nbs/06_video.ipynb #0000001d
 class _Codec(NamedTuple):
     "An encoder and how it is set."
     name: str
@@ -322,7 +323,7 @@ def video_codec(
         raise SkyError(f"{path}: {suffix} holds no transparency; use .webm (VP9) or .mov (ProRes 4444)")
     raise SkyError(f"{path}: unknown suffix {suffix!r}; use one of {' '.join(codecs)}")
 
-# %% ../nbs/06_video.ipynb #00000022
+# %% ../nbs/06_video.ipynb #00000020
 class _Sound:
     "The sound of a file, copied into another in step with its pictures."
 
@@ -363,7 +364,7 @@ class _Sound:
 
     def close(self): self._source.close()
 
-# %% ../nbs/06_video.ipynb #00000024
+# %% ../nbs/06_video.ipynb #00000022
 class VideoWriter:
     "Writes frames to a video file: `with VideoWriter(path) as video: ...`; it is there when the block has ended well."
 
@@ -437,7 +438,7 @@ class VideoWriter:
 
     def __exit__(self, *exc): return self._block.__exit__(*exc)
 
-# %% ../nbs/06_video.ipynb #00000026
+# %% ../nbs/06_video.ipynb #00000024
 class _Failure(NamedTuple):
     error: BaseException
 
@@ -467,7 +468,7 @@ def _drain(queue, over):
             if isinstance(item, _Failure): raise item.error
             yield item
 
-# %% ../nbs/06_video.ipynb #00000027
+# %% ../nbs/06_video.ipynb #00000025
 def in_threads(
     items: Iterable,
     *stages: Callable,  # each takes what the one before it returns
@@ -486,7 +487,7 @@ def in_threads(
         for t in threads:
             if t.ident: t.join()
 
-# %% ../nbs/06_video.ipynb #0000002a
+# %% ../nbs/06_video.ipynb #00000028
 @dataclass(eq=False)
 class FrameSky:
     "A frame of a video and its sky."
@@ -497,7 +498,7 @@ class FrameSky:
     picture: av.VideoFrame | None = None  # what is written
     row: dict | None = None  # of the table
 
-# %% ../nbs/06_video.ipynb #0000002b
+# %% ../nbs/06_video.ipynb #00000029
 def _stages(
     seg: Segmenter,
     smooth: float,  # see `TemporalFilter`
@@ -518,20 +519,26 @@ def _stages(
 
     return answer, enlarge
 
-# %% ../nbs/06_video.ipynb #0000002c
-def _add_row(
-    result: FrameSky,  # with its sky
-) -> FrameSky:
-    "Note the frame's row of the table."
-    sky, horizon = result.sky, result.sky.horizon()
-    result.row = {"time": round(result.frame.time, 6), "sky": round(sky.fraction, 4), "has_sky": int(sky.has_sky),
-                  "horizon_angle": round(horizon.angle, 2) if horizon else "",
-                  "horizon_offset": round(horizon.offset, 4) if horizon else "",
-                  "confidence": round(float(np.maximum(result.answer, 1 - result.answer).mean()), 4),
-                  "ms": round(result.seconds*1000, 1)}
+
+def sky_row(
+    time: float,  # of the frame, s
+    sky: SkyMask,
+    answer: np.ndarray,  # h,w float32 in 0..1: the model's, at its own size
+    seconds: float,  # spent on model and enlargement
+) -> dict:
+    "A frame's row of a table."
+    horizon = sky.horizon()
+    return {"time": round(time, 6), "sky": round(sky.fraction, 4), "has_sky": int(sky.has_sky),
+            "horizon_angle": round(horizon.angle, 2) if horizon else "",
+            "horizon_offset": round(horizon.offset, 4) if horizon else "",
+            "confidence": round(float(np.maximum(answer, 1 - answer).mean()), 4), "ms": round(seconds*1000, 1)}
+
+
+def _add_row(result):
+    result.row = sky_row(result.frame.time, result.sky, result.answer, result.seconds)
     return result
 
-# %% ../nbs/06_video.ipynb #0000002d
+# %% ../nbs/06_video.ipynb #0000002a
 class Progress(NamedTuple):
     "How far a video is."
     frames: int  # done
@@ -544,9 +551,9 @@ def _progress(frames, total, start):
     rate = frames/max(time.perf_counter() - start, 1e-6)
     return Progress(frames, total, rate, max(total - frames, 0)/rate if total else None)
 
-# %% ../nbs/06_video.ipynb #0000002e
+# %% ../nbs/06_video.ipynb #0000002b
 @contextmanager
-def _table(
+def csv_table(
     path: str | os.PathLike,
 ) -> Iterator[Callable[[dict], None]]:  # a function that adds a row
     "A CSV file that is there when the block has ended well."
@@ -560,7 +567,7 @@ def _table(
             writer.writerow(row)
         yield add
 
-# %% ../nbs/06_video.ipynb #0000002f
+# %% ../nbs/06_video.ipynb #0000002c
 class VideoResult(NamedTuple):
     "What became of a video."
     frames: int
@@ -587,7 +594,7 @@ def segment_video(
             if os.path.exists(path) and os.path.samefile(path, reader.path):
                 raise SkyError(f"{path}: this is the source, which is never written to; choose another name")
         writer = out and stack.enter_context(VideoWriter(out, reader, save in ALPHA_OUTPUTS))
-        add_row = table and stack.enter_context(_table(table))
+        add_row = table and stack.enter_context(csv_table(table))
         stages = list(_stages(seg or Segmenter(), smooth))
         if table: stages.append(_add_row)
         if out: stages.append(paint)
@@ -596,3 +603,34 @@ def segment_video(
             if table: add_row(result.row)
             progress(_progress(n, reader.frames, start))
     return VideoResult(n, time.perf_counter() - start, reader.broken, writer.left_out if out else [])
+
+# %% ../nbs/06_video.ipynb #0000002e
+def stage_rates(
+    source: str | os.PathLike,  # a video file
+    seg: Segmenter | None = None,  # None takes the default model
+    save: str = "overlay",  # a key of `VIDEO_OUTPUTS`
+    count: int = 50,  # frames to time a stage with; they are held in memory
+    passes: int = 3,  # of which the fastest counts
+) -> dict[str, float]:  # frames a second: decode, infer, enlarge, paint, encode, and whole: from file to file
+    "How fast each stage is alone, and all of them together."
+    seg, best = seg or Segmenter(), {}
+    suffix = ".webm" if save in ALPHA_OUTPUTS else ".mp4"
+    with tempfile.TemporaryDirectory() as tmp:
+        def decode(_):
+            with VideoReader(source) as reader: return list(islice(reader, count))
+        def encode(results):
+            with VideoWriter(Path(tmp, f"part{suffix}"), alpha=save in ALPHA_OUTPUTS) as video:
+                for r in results: video.write(r.picture)
+            return results
+        def whole(_): return range(segment_video(source, Path(tmp, f"whole{suffix}"), seg, save).frames)
+        def each(stage): return lambda items: list(map(stage, items))
+        infer, enlarge = _stages(seg, .6)
+        steps = {"decode": decode, "infer": each(infer), "enlarge": each(enlarge), "paint": each(_painter(save)),
+                 "encode": encode, "whole": whole}
+        for _ in range(passes):
+            items = []
+            for name, step in steps.items():
+                start = time.perf_counter()
+                items = step(items)
+                best[name] = max(best.get(name, 0), len(items)/(time.perf_counter() - start))
+    return best
