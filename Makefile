@@ -27,8 +27,10 @@ APT := $(shell [ "$$(id -u)" = 0 ] || echo sudo) apt-get
 	PYTHONWARNINGS=ignore $(BIN)/pip install -q -e '.[train,notebook]'
 	@touch $@
 
+# The widgets are tested in a real browser.
 .venv/dev: .venv/base
 	PYTHONWARNINGS=ignore $(BIN)/pip install -q -e '.[dev]'
+	@command -v chromium >/dev/null || { echo "installing chromium"; $(APT) update -qq && $(APT) install -qqy chromium >/dev/null; }
 	@touch $@
 
 demo: .venv/base

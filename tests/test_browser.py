@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -23,6 +24,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from skysky.scenes import render_scene
+from skysky.video import VideoWriter, video_frame
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT/"out"/"browser"
@@ -126,8 +128,8 @@ def lab(tmp_path_factory):
     news.parent.mkdir(parents=True)
     news.write_text('{"fetchNews": "false", "checkForUpdates": false}')
     command = ["-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={port}",
-               f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={folder}", "--LabApp.expose_app_in_browser=True",
-               "--JupyterNotebookApp.expose_app_in_browser=True",
+               f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={folder}",
+               "--LabApp.expose_app_in_browser=True", "--JupyterNotebookApp.expose_app_in_browser=True",
                "--ServerApp.allow_remote_access=True"]
     url = f"http://127.0.0.1:{port}"
     with server(command, f"{url}/api?token={TOKEN}", folder) as process: yield url, process
@@ -358,6 +360,28 @@ def test_snapshot_and_recording(page, tmp_path):
     page.locator(CAMERA).get_by_label("Source", exact=True).select_option("camera")
 
 
+def test_a_source_of_the_kernel(page, clip, tmp_path):
+    frames = np.linspace(0, len(clip[1]) - 1, 12).astype(int)
+    jpegs = clip[0].read_bytes().split(b"\xff\xd8\xff")[1:]
+    with VideoWriter(tmp_path/"pan.mp4") as video:
+        for i, n in enumerate(frames):
+            img = cv2.imdecode(np.frombuffer(b"\xff\xd8\xff" + jpegs[n], np.uint8), cv2.IMREAD_COLOR_RGB)
+            video.write(video_frame(img, i, Fraction(1, 4)))
+    page.locator(CAMERA).get_by_label("Source", exact=True).select_option("kernel")
+    address = page.locator(CAMERA).get_by_label("on the kernel's side")
+    address.fill(str(tmp_path/"none.mp4"))
+    button(page, "Start").click()
+    wait(lambda: "no such file" in message(page), 10, "a file that is not there is not reported")
+    address.fill(str(tmp_path/"pan.mp4"))
+    start(page)
+    found = ious(page, clip[1], 10)
+    print(f"\na video of the kernel's: IoU with the truth, median {np.median(found):.3f}")
+    assert (found >= .85).all(), "picture and mask belong together here"
+    button(page, "Stop").click()
+    for label, value in (("Opacity", .5), ("Colour", "#ff0080")): set_to(page, label, value)
+    page.locator(CAMERA).get_by_label("Source", exact=True).select_option("camera")
+
+
 def test_stop_turns_the_camera_off_and_start_on(page):
     start(page)
     assert light_is_on(page)
@@ -420,6 +444,51 @@ def test_slow_kernel_gets_one_frame_at_a_time(page, lab):
     set_to(page, "Colour", "#00ff00")
     assert wait(lambda: painted(picture(page)).any(), .4, "a slider waits for the kernel") < .4
     button(page, "Stop").click()
+
+
+# What the page's code computes, without a page around it
+
+MODULE = """async (source) => {
+  const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
+  window.module = await import(url);
+}"""
+
+
+def module(page, name): page.evaluate(MODULE, (ROOT/"skysky"/"static"/name).read_text(encoding="utf-8"))
+
+
+def test_palette_paints_what_python_calls_sky(playwright):
+    with chromium(playwright) as page:
+        module(page, "camera.js")
+        def alpha(**style):
+            style = dict(threshold=.5, opacity=1, color="#0a141e", view="overlay") | style
+            colors = page.evaluate("style => Array.from(module.palette(style))", style)
+            return np.array(colors, np.uint32).view(np.uint8).reshape(256, 4)
+        rgba, level = alpha(), np.arange(256)/255
+        assert (rgba[:, :3] == (10, 20, 30)).all() and (np.diff(rgba[:, 3].astype(int)) >= 0).all()
+        for threshold in (.1, .5, .9): assert ((alpha(threshold=threshold)[:, 3] >= 128) == (level >= threshold)).all()
+        assert alpha(opacity=0)[:, 3].max() == 0
+        assert (alpha(view="probability")[:, 0] == np.arange(256)).all()
+
+
+def test_pure_functions_of_the_page(playwright):
+    with chromium(playwright) as page:
+        module(page, "camera.js")
+        run = page.evaluate
+        assert run("module.fitSize(1280, 720, 512)") == [512, 288] and run("module.fitSize(3, 1, 2)") == [2, 1]
+        assert run("Array.from(module.smooth(Float32Array.of(100), [200], .75))") == [125]
+        assert run("Array.from(module.smooth(null, [7], .75))") == [7]
+        assert run("module.median([5, 1, 3])") == 3
+        link = """const link = new module.Link(() => time); let time = 0; const log = [link.send()];
+          time = 40; log.push(link.busy, link.waited, link.answered(7), link.answered(1), link.answered(1));
+          log.push(link.send()); time = 100; log.push(link.answered(2), link.trip, link.rate, link.busy); return log"""
+        assert run(f"() => {{ {link} }}") == [1, True, 40, False, True, False, 2, True, 60, 1000/60, False]
+        here = "protocol: '{}', host: 'sky.test', isSecureContext: {}, mediaDevices: {{}}"
+        why = lambda *place: run(f"module.obstacle({{ {here.format(*place)} }})")
+        assert why("https:", "true") is None and "VS Code" in why("vscode-webview:", "true")
+        assert "sky.test" in why("http:", "false")
+        module(page, "picture.js")
+        assert run("module.parts(9, 4)") == [[0, 4], [4, 8], [8, 9]] and run("module.parts(0, 4)") == [[0, 0]]
 
 
 # What can be in the way of a camera
