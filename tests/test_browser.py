@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 from fractions import Fraction
@@ -614,3 +615,26 @@ def test_voila(playwright, clip, tmp_path):
         page.screenshot(path=OUT/"voila.png", full_page=True)
         button(page, "Stop").click()
         assert not light_is_on(page)
+
+
+def write_pictures(folder, clip):
+    "The widgets, as README and notebooks show them; run this file as a script."
+    with sync_playwright() as p, chromium(p, *fake_camera(clip)) as page:
+        port = free_port()
+        url = f"http://127.0.0.1:{port}"
+        command = ["-c", "from skysky.cli import main; main()", "live", "--no-browser", f"--port={port}"]
+        with server(command, url, folder):
+            page.goto(next(line for line in (folder/"log").read_text().splitlines() if "?token=" in line))
+            page.wait_for_selector(CAMERA)
+            start(page)
+            time.sleep(3)
+            for name, selector in (("camera", CAMERA), ("explorer", EXPLORER)):
+                page.locator(selector).screenshot(path=ROOT/f"nbs/images/{name}.jpg", type="jpeg", quality=80)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as tmp:
+        scene = render_scene(112, (720, 1280), "mountains", "broken")
+        file = Path(tmp)/"clip.mjpeg"
+        file.write_bytes(cv2.imencode(".jpg", scene.img[..., ::-1])[1].tobytes()*3)
+        write_pictures(Path(tmp), (file, None))
