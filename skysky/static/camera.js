@@ -343,6 +343,7 @@ class Camera {
       if (session !== this.session) return;
       this.picture = this.video;
       this.draw();
+      this.fresh = true; // came after the frame in flight: goes as soon as that is answered
       if (!this.link.busy) this.send(session);
       this.next(session);
     };
@@ -352,6 +353,7 @@ class Camera {
 
   async send(session) {
     const id = this.link.send();
+    this.fresh = false;
     const [width, height] = fitSize(this.video.videoWidth, this.video.videoHeight, this.model.get("size"));
     Object.assign(this.small, { width, height }).getContext("2d").drawImage(this.video, 0, 0, width, height);
     const blob = await new Promise((done) => this.small.toBlob(done, "image/jpeg", 0.85));
@@ -370,6 +372,7 @@ class Camera {
     }
     if (kind === "note") this.link.since = this.link.now(); // opening, or waiting for its source: alive
     else if (kind !== "picture" && !this.link.answered(id)) return;
+    if (kind === "mask" && this.fresh) this.send(session);
     this.say(content.error ?? "", Boolean(content.error));
     if (!buffers.length) return;
     const levels = await inflate(buffers.at(-1));
