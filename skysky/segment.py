@@ -16,7 +16,7 @@ from PIL import Image
 from .core import SkyError, SkyMask
 from .engines import STRIDE, open_engine
 from .images import read_image
-from .refine import drop_unsure, upsample_guided
+from .refine import drop_unsure, shrink, upsample_guided
 from .weights import DEFAULT_MODEL, model_card, model_path
 
 # %% ../nbs/05_segment.ipynb #00000005
@@ -35,9 +35,7 @@ def fit(
     size: int,  # longer side to feed, px
 ) -> np.ndarray:  # h,w,3 uint8 RGB, see `model_shape`
     "Scale an image to the shape in which a model takes it."
-    (H, W), (h, w) = img.shape[:2], model_shape(*img.shape[:2], size)
-    if (H, W) == (h, w): return img
-    return cv2.resize(img, (w, h), interpolation=cv2.INTER_AREA if h*w < H*W else cv2.INTER_LINEAR)
+    return shrink(img, *model_shape(*img.shape[:2], size))
 
 # %% ../nbs/05_segment.ipynb #0000000b
 class Segmenter:
