@@ -57,7 +57,11 @@ def _model_options(command):
         click.option("--model", metavar="NAME|FILE", show_default="the small one that comes with skysky",
                      help="A name that `skysky models` lists, or the path of an exported .onnx file."),
         click.option("--device", default="auto", metavar="DEVICE",
-                     help="auto or cpu. A device that cannot be used is an error, never replaced silently."),
+                     help="auto, cpu, cuda, cuda:1 or tensorrt. One that cannot be used is an error, never replaced."),
+        click.option("--engine", type=click.Choice(["openvino", "onnxruntime", "torch"]),
+                     show_default="the fastest that is installed", help="The library that runs the model."),
+        click.option("--precision", default="auto", type=click.Choice(["auto", "f32", "bf16", "f16"]),
+                     help="Number format inside the network; auto is the device's fastest."),
         click.option("--size", type=click.IntRange(min=32), metavar="PX", show_default="the model's own",
                      help="Longer side of the picture as the model sees it, in pixels. Larger: finer and slower."),
         click.option("--threshold", type=click.FloatRange(0, 1), metavar="P", show_default="the model's own",
@@ -81,12 +85,13 @@ def _progress(
     return around
 
 # %% ../nbs/20_cli.ipynb #0000000c
-def _segmenter(model, device, size, threshold, no_refine, say=click.echo, quiet=False):
+def _segmenter(model, device, engine, precision, size, threshold, no_refine, say=click.echo, quiet=False):
     "The `Segmenter` of the shared options, fetched if need be; says in one line what runs where."
     from skysky.segment import Segmenter
     from skysky.weights import DEFAULT_MODEL
     progress = _progress("fetching the model, MB", not quiet)
-    seg = Segmenter(model or DEFAULT_MODEL, device, size, threshold, refine=not no_refine, progress=progress)
+    seg = Segmenter(model or DEFAULT_MODEL, device, size, threshold, refine=not no_refine, precision=precision,
+                    engine=engine, progress=progress)
     say(seg.describe())
     return seg
 

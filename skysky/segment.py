@@ -17,7 +17,7 @@ from .core import SkyError, SkyMask
 from .engines import STRIDE, open_engine
 from .images import read_image
 from .refine import drop_unsure, shrink, upsample_guided
-from .weights import DEFAULT_MODEL, model_card, model_path
+from .weights import DEFAULT_MODEL, cache_folder, model_card, model_path
 
 # %% ../nbs/05_segment.ipynb #00000005
 def model_shape(
@@ -43,11 +43,13 @@ class Segmenter:
 
     def __init__(self,
                  model: str | os.PathLike = DEFAULT_MODEL,  # a name of `list_models`, or a path of an .onnx file
-                 device: str = "auto",  # "auto" or "cpu"
+                 device: str = "auto",  # "auto", "cpu", "cuda", "cuda:1" or "tensorrt"
                  size: int | None = None,  # longer side fed to the model, px; None takes the model's own
                  threshold: float | None = None,  # a pixel is sky from this probability on, 0..1; None: the model's own
                  sure: float | None = None,  # what one pixel of a region of sky must reach, 0..1; None: the model's own
                  refine: bool = True,  # follow the picture's edges at full resolution, rather than smooth enlargement
+                 precision: str = "auto",  # "auto" (the device's fastest), "f32", "bf16" or "f16"
+                 engine: str | None = None,  # "openvino", "onnxruntime" or "torch"; None: the fastest that is installed
                  progress: Callable[[Iterable], Iterable] = iter,  # see `model_path`, for a model that is fetched
     ):
         "Open a model. Raises `SkyError` for an unknown or damaged model, an unusable device or a value out of range."
@@ -60,7 +62,7 @@ class Segmenter:
         for name in ("threshold", "sure"):
             value = getattr(self, name)
             if not 0 <= value <= 1: raise SkyError(f"{name} must be a probability in 0..1, not {value}")
-        self.engine = open_engine(model_path(model, progress), device)
+        self.engine = open_engine(model_path(model, progress), device, precision, engine, cache_folder()/"compiled")
 
     def infer(self,
               img: np.ndarray,  # H,W,3 uint8 RGB

@@ -223,7 +223,7 @@ def test_bad_files_cost_a_line_each(bad, model):
 
 
 @pytest.mark.parametrize(("args", "why"), [
-    (["--device", "cuda"], "device 'cuda'"), (["--device", "abacus"], "choose auto or cpu"),
+    (["--device", "cuda"], "device 'cuda'"), (["--device", "abacus"], "choose auto, cpu, cuda"),
     (["--model", "nimbus"], "no model named 'nimbus': choose "),
     (["--model", "nimbus.onnx"], "no model file nimbus.onnx"),
     (["--save", "mask,matte"], "unknown output 'matte'"),
