@@ -28,7 +28,6 @@ from .images import read_image, write_image, write_mask
 from skysky.limits import (
     Task,
     Timing,
-    cores,
     count_flop,
     interleave,
     jpeg_bytes,
@@ -36,6 +35,7 @@ from skysky.limits import (
     on_threads,
     rendered_photo,
     side_by_side,
+    usable_threads,
     use_threads,
 )
 from .scenes import render_scene
@@ -147,7 +147,7 @@ def _engine_rows(
     models: list[_Model], size: tuple[int, int], threads: int, effort: _Effort, folder: Path,
 ) -> tuple[list[EngineRow], dict[str, Timing]]:  # rows; the limits, by name
     "Time all models on all engines and the machine's limits, and compare what they answer."
-    imgs = np.stack([render_scene(i, size).img for i in range(max(effort.agree, 16))])
+    imgs = np.stack([render_scene(i, size).img for i in range(max(effort.agree, *BATCHES["cuda"]))])
     limits, runs = limit_tasks(threads, folder, effort.quick), {}
     for m in models:
         for device, e in m.engines:
@@ -410,7 +410,7 @@ def _plot_engines(ax, report: BenchReport, color):
     shares = [report.share(r) for r in rows]
     ax.barh(range(len(rows)), shares, color=color, alpha=.75)
     for y, (r, share) in enumerate(zip(rows, shares, strict=True)):
-        faster = _or_dash(report.speedup(r), ", {:.1f} × torch f32") if report.speedup(r) else ""
+        faster = f", {report.speedup(r):.1f} × torch f32" if report.speedup(r) else ""
         ax.text(share + .01, y, f"{share:.0%}, {r.timing.ms:.1f} ms{faster}", va="center", fontsize=7)
     names = [f"{r.model}, {r.engine} {r.precision}" + f" × {r.batch}"*(r.batch > 1) for r in rows]
     ax.set_yticks(range(len(rows)), names, fontsize=7)
@@ -449,11 +449,11 @@ def plot(self: BenchReport):  # a matplotlib figure
         _plot_engines(engines, self, _COLORS["sky"])
         sizes = {k: f"{k}, {w}×{h}" for k, (h, w) in self.pictures.items()}
         _plot_parts(stages, {sizes[k]: [d[s].ms for s in STAGES] for k, d in self.stages.items()}, STAGES,
-                    "From file to file on one core")
+                    "From file to file on one core, ms")
         empty = [0]*len(STAGES)
         _plot_parts(folder, {"all stages, added up": [*(f.alone[s].ms for s in STAGES), 0],
                              "skysky mask": [*empty, f.mask.ms]}, (*STAGES, "skysky mask"),
-                    f"A photo of {f.megapixels/f.photos:.1f} megapixels in a folder, all cores")
+                    f"A photo of {f.megapixels/f.photos:.1f} megapixels in a folder, all cores, ms")
     return fig
 
 # %% ../nbs/18_bench.ipynb #00000025
@@ -473,9 +473,10 @@ def _machine(threads: int) -> dict:
     found = available_engines()
     cpu = next((i.description.removeprefix("CPU: ") for i in found if i.name == "openvino"), platform.processor())
     libraries = ("skysky", "openvino", "onnxruntime", "torch", "numpy", "opencv-python", "pillow")
-    return dict(cpu=cpu, gpus=sorted({i.description for i in found if i.device.startswith("cuda:")}), cores=cores(),
-                threads=threads, system=f"{platform.system()} {platform.machine()}",
-                versions={"python": platform.python_version()} | {k: _version(k) for k in libraries})
+    gpus = sorted({i.description for i in found if i.device.startswith("cuda:")})
+    versions = {"python": platform.python_version()} | {k: _version(k) for k in libraries}
+    return dict(cpu=cpu, gpus=gpus, cores=os.cpu_count(), threads=threads,
+                system=f"{platform.system()} {platform.machine()}", versions=versions)
 
 
 def _version(package: str) -> str:
@@ -488,9 +489,10 @@ def bench(
     size: tuple[int, int] = (256, 512),  # height and width of what the models are fed, px
     engines: Iterable[str] = (),  # of openvino, onnxruntime, torch; empty: all that work here
     precisions: Iterable[str] = (),  # of f32, bf16, f16, int8; empty: all
-    threads: int | None = None,  # None: all cores
+    threads: int | None = None,  # None: `usable_threads`
     photos: int | None = None,  # in the folder; None: 200, or 3 in a quick run
     quick: bool = False,  # less of everything: shows that it works, and little more
+    out: str | os.PathLike | None = None,  # folder for the report; None writes nothing
     say: Callable[[str], None] = lambda line: None,  # told what is being measured
 ) -> BenchReport:
     "Measure everything in one run. Raises `SkyError` for an unknown model or engine, and a size that no model takes."
@@ -498,7 +500,10 @@ def bench(
         raise SkyError(f"the size must be multiples of {STRIDE} px, not {size[0]}×{size[1]}")
     if strange := {*engines} - {name for name, _ in PRECISIONS}:
         raise SkyError(f"unknown engine {', '.join(sorted(strange))}: choose openvino, onnxruntime or torch")
-    threads, effort = threads or cores(), _QUICK if quick else _Effort()
+    if out is not None:
+        from skysky.evaluate import _make_folder
+        _make_folder(out)
+    threads, effort = threads or usable_threads(), _QUICK if quick else _Effort()
     models = [str(m) for m in models] or [c.name for c in list_models() if c.present]
     model, long = models[0], max(size)
     options = ["--model", str(model_path(model)), "--size", str(long)]
@@ -515,5 +520,7 @@ def bench(
         say("folder")
         folder = _time_folder(model, long, options, starts["first mask"].ms/1e3, photos or effort.photos, threads,
                               effort, Path(tmp))
-    return BenchReport(_machine(threads), size, gflop, rows, limits, model_card(model).name, dict(effort.pictures),
-                       stages, starts, folder, left_out)
+    report = BenchReport(_machine(threads), size, gflop, rows, limits, model_card(model).name, dict(effort.pictures),
+                         stages, starts, folder, left_out)
+    if out is not None: report.write(out)
+    return report
