@@ -147,7 +147,8 @@ def _engine_rows(
     models: list[_Model], size: tuple[int, int], threads: int, effort: _Effort, folder: Path,
 ) -> tuple[list[EngineRow], dict[str, Timing]]:  # rows; the limits, by name
     "Time all models on all engines and the machine's limits, and compare what they answer."
-    imgs = np.stack([render_scene(i, size).img for i in range(max(effort.agree, *BATCHES["cuda"]))])
+    most = max(n for m in models for device, _ in m.engines for n in BATCHES[device.partition(":")[0]])
+    imgs = np.stack([render_scene(i, size).img for i in range(max(effort.agree, most))])
     limits, runs = limit_tasks(threads, folder, effort.quick), {}
     for m in models:
         for device, e in m.engines:
@@ -289,7 +290,7 @@ def _time_folder(
         tasks = _alone(seg, [photos[i] for i in sample], threads, folder)
         share = sum(mp[i] for i in sample)/len(sample)/(sum(mp)/n)  # the sample's photos are not quite average
         tasks = {s: t if s == "infer" else t._replace(work=t.work*share) for s, t in tasks.items()}
-        timed = interleave(tasks | {"mask": Task(mask, n)}, effort.passes, 0)
+        timed = interleave(tasks | {"mask": Task(mask, n)}, effort.passes, 0, warm_up=False)
     total = timed.pop("mask")
     net, peak = Timing(tuple(s - start for s in total.seconds), n), float(np.median(peaks))
     mask(_linked(photos, folder/"more", 4))
