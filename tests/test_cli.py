@@ -388,3 +388,17 @@ def test_rendered_set_from_check_to_report(tmp_path, model):
     next((tmp_path/"set/images").iterdir()).write_text("no picture")
     run = skysky("data", "check", "set", cwd=tmp_path)
     assert run.returncode == 1 and "unreadable" in run.stdout
+
+
+def test_bench_with_one_engine(tmp_path, model):
+    "Neither torch nor ONNX Runtime is needed: what is measured against them stays open."
+    mine = shutil.copy(model, tmp_path/"mine.onnx")
+    run = skysky("bench", "-o", "out", "--quick", "--model", mine, "--size", "64x128", "--engines", "openvino",
+                 "--precisions", "f32", "--threads", 1, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert files(tmp_path/"out") == ["bench.json", "bench.png", "bench.txt"]
+    report = json.loads((tmp_path/"out"/"bench.json").read_text(encoding="utf-8"))
+    [row] = report["engines"]
+    assert (row["engine"], row["precision"], row["speedup"], row["difference"]) == ("openvino", "f32", None, None)
+    assert (report["machine"]["threads"], report["size"]) == (1, [64, 128])
+    assert str(tmp_path) not in run.stdout + (tmp_path/"out"/"bench.json").read_text(encoding="utf-8")
