@@ -61,6 +61,7 @@ def _stream_pictures(
             stream = container.streams.video[0]
             stream.thread_type = "SLICE"
             for frame in container.decode(stream): yield frame.to_ndarray(format="rgb24")
+    except av.error.ExitError as e: raise _Lost(f"nothing came for {patience:g} s") from e
     except av.FFmpegError as e: raise _Lost(e.strerror) from e
     raise _Lost("the stream has ended")
 
