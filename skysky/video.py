@@ -306,7 +306,7 @@ class _Codec(NamedTuple):
     options: dict[str, str]
 
 
-_H264 = _Codec("libx264", "yuv420p", {"preset": "veryfast", "crf": "20"})
+_H264 = _Codec("libx264", "yuv420p", {"preset": "superfast", "crf": "20"})
 _VP9 = {"crf": "28", "b": "0", "deadline": "realtime", "cpu-used": "6", "row-mt": "1", "auto-alt-ref": "0"}
 _CODECS = dict.fromkeys((".mp4", ".mov", ".m4v", ".mkv"), _H264) | {".webm": _Codec("libvpx-vp9", "yuv420p", _VP9)}
 _ALPHA_CODECS = {".webm": _Codec("libvpx-vp9", "yuva420p", _VP9),
