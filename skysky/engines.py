@@ -66,6 +66,11 @@ def _model_file(model: str | os.PathLike) -> Path:
     return Path(model)
 
 
+def _is_int8(path: Path) -> bool:
+    "Whether the operations of an exported file are quantised: their name stands in it as it is."
+    return b"DequantizeLinear" in path.read_bytes()
+
+
 def _no_sky_model(path):
     return SkyError(f"{path} is no skysky model (uint8 N,H,W,3 in, N,H,W out): make one with `skysky export`")
 
@@ -133,8 +138,7 @@ class OpenVINOEngine(Engine):
         self.threads = self._compiled.get_property("INFERENCE_NUM_THREADS")
         computes = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         if precision not in ("auto", computes): raise _no_precision(self.device, precision)
-        quantized = any(op.get_type_name() == "FakeQuantize" for op in graph.get_ops())
-        self.precision = "int8" if quantized else computes
+        self.precision = "int8" if _is_int8(Path(model)) else computes
 
     def _run(self, imgs): return self._compiled(imgs)[0]
 
@@ -171,6 +175,7 @@ class OnnxRuntimeEngine(Engine):
         if ports != [("tensor(uint8)", 4), ("tensor(float)", 3)]: raise _no_sky_model(path)
         if self._session.get_providers()[0] != provider:
             raise SkyError(f"{provider} does not start: its CUDA, cuDNN or TensorRT libraries are missing or too old")
+        if _is_int8(path): self.precision = "int8"
         self._input = self._session.get_inputs()[0].name
         self.device = "CPU" if kind == "cpu" else f"GPU {number or 0} ({kind})"
         self.threads = (_thread_limit() or os.cpu_count()) if kind == "cpu" else 0
