@@ -61,6 +61,7 @@ def _stream_pictures(
             stream = container.streams.video[0]
             stream.thread_type = "SLICE"
             for frame in container.decode(stream): yield frame.to_ndarray(format="rgb24")
+    except av.error.ExitError as e: raise _Lost(f"nothing came for {patience:g} s") from e
     except av.FFmpegError as e: raise _Lost(e.strerror) from e
     raise _Lost("the stream has ended")
 
@@ -211,12 +212,13 @@ def segment_live(
 # %% ../nbs/07_camera.ipynb #00000015
 @contextmanager
 def stop_on_signal() -> Iterator[threading.Event]:
-    "An event that Ctrl-C or a request to terminate sets, while the block runs. In the main thread only."
+    "An event that Ctrl-C or a request to terminate sets, while the block runs."
     stop, before = threading.Event(), {}
+    in_main = threading.current_thread() is threading.main_thread()  # Python gives signals to no other
     def note(number, frame):
         stop.set()
         signal.signal(number, before[number])
-    for number in (signal.SIGINT, signal.SIGTERM): before[number] = signal.signal(number, note)
+    for number in (signal.SIGINT, signal.SIGTERM)*in_main: before[number] = signal.signal(number, note)
     try: yield stop
     finally:
         for number, handler in before.items(): signal.signal(number, handler)

@@ -62,6 +62,19 @@ class Horizon(NamedTuple):
     offset: float  # height of the line at the centre column: share of the image height, 0 = top, 1 = bottom
     profile: np.ndarray  # W, float32: per column, the share of the height down to the lowest sky pixel; nan without sky
 
+# %% ../nbs/00_core.ipynb #e0000002
+def _lowest(
+    mask: np.ndarray,  # H,W bool
+) -> np.ndarray:  # W int: rows down to the lowest True of each column, 0 where there is none
+    "How far down the mask reaches."
+    h, w, n = *mask.shape, 64
+    blocks = np.stack([cv2.reduce(mask[y:y + n].view(np.uint8), 0, cv2.REDUCE_MAX)[0] for y in range(0, h, n)])
+    low, last = np.zeros(w, int), len(blocks) - 1 - blocks[::-1].argmax(0)
+    for i in range(len(blocks)):
+        x = np.flatnonzero((last == i) & (blocks[i] > 0))
+        if len(x): low[x] = min((i + 1)*n, h) - mask[i*n:(i + 1)*n, x][::-1].argmax(0)
+    return low
+
 # %% ../nbs/00_core.ipynb #00000011
 @dataclass(frozen=True, eq=False)
 class SkyMask:
@@ -83,7 +96,7 @@ class SkyMask:
     @property
     def fraction(self) -> float:
         "Share of the pixels that are sky, 0..1."
-        return float(self.mask().mean())
+        return np.count_nonzero(mask := self.mask())/mask.size
 
     @property
     def has_sky(self) -> bool:
@@ -92,14 +105,15 @@ class SkyMask:
 
     def horizon(self) -> Horizon | None:  # None when the image has no sky
         "The line under the sky, fitted to the lower edge of the mask with Huber's robust distance."
-        if not self.has_sky: return None
         mask = self.mask()
         h, w = mask.shape
-        cols = mask.any(0)
-        profile = np.full(w, np.nan, np.float32)
-        profile[cols] = (h - mask[::-1, cols].argmax(0))/h
-        x = np.flatnonzero(cols)
-        pts = np.stack([x + .5, profile[x]*h], 1).astype(np.float32)
-        dx, dy, x0, y0 = cv2.fitLine(pts, cv2.DIST_HUBER, 0, .01, .01).ravel() if len(x) > 1 else (1, 0, *pts[0])
+        low = _lowest(mask)
+        x = np.flatnonzero(low)
+        if not len(x): return None
+        profile = np.where(low, low/h, np.nan).astype(np.float32)
+        some = x[::max(1, len(x)//512)]  # enough for a line
+        pts = np.stack([some + .5, low[some]], 1).astype(np.float32)
+        dx, dy, x0, y0 = cv2.fitLine(pts, cv2.DIST_HUBER, 0, .01, .01).ravel() if len(some) > 1 else (1, 0, *pts[0])
         slope = dy/dx if abs(dx) > 1e-6 else 0.
         return Horizon(float(np.degrees(np.arctan(slope))), float((y0 + slope*(w/2 - x0))/h), profile)
+

@@ -121,7 +121,8 @@ class EvaluationReport:
         out = dict(n=s["n"], size=s["resolution"]["median"], pooled_iou=s["pooled"][iou],
                    strict_iou=s["strict"][iou]["mean"], reference_iou=s["reference"][iou]["mean"],
                    boundary_f1=s["strict"]["boundary_f1"]["mean"], calibration_error=s["calibration_error"],
-                   no_sky_images=s["false_alarms"]["n"], false_alarms=s["false_alarms"]["share"], ms=s["ms"]["median"])
+                   no_sky_images=s["false_alarms"]["n"], false_alarms=s["false_alarms"]["share"], ms=s["ms"]["median"],
+                   run=s["model"])
         return {k: (None if np.isnan(v) else round(v, 4)) if isinstance(v, float) else v for k, v in out.items()}
 
     def __repr__(self): return self.text()

@@ -10,7 +10,9 @@ __all__ = ['IMAGE_SUFFIXES', 'MAX_PIXELS', 'MIN_SIDE', 'OUTPUTS', 'SKY_COLOR', '
 import glob
 import os
 import re
+import struct
 import threading
+import zlib
 from collections import Counter
 from io import BytesIO
 from pathlib import Path
@@ -129,10 +131,25 @@ def _check_size(h, w, name, max_pixels):
         raise SkyError(f"{name}: {w}×{h} px is too small to tell sky from anything; give {MIN_SIDE} px a side or more")
 
 
-def _decode(im, name, max_pixels):
-    "H,W,3 uint8 RGB of a Pillow image, the right way up."
+def _fast(im, stream):
+    "H,W,3 uint8 RGB of a whole JPEG without a colour profile, as it is stored; None for anything else."
+    if im.format not in ("JPEG", "MPO") or im.mode != "RGB" or _to_srgb(im): return None
+    stream.seek(0)
+    data = stream.read()
+    if not data.endswith(b"\xff\xd9"): return None
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+
+
+def _decode(im, name, max_pixels, stream=None):
+    "H,W,3 uint8 RGB of a Pillow image, the right way up; `stream` is where its bytes can be read."
     _check_size(im.height, im.width, name, max_pixels)
     try:
+        if stream and (fast := _fast(im, stream)) is not None:
+            if (orientation := im.getexif().get(0x112, 1)) in (0, 1): return fast
+            img = np.empty(fast.shape if orientation < 5 else (*fast.shape[1::-1], 3), np.uint8)
+            _upright(img, orientation)[:] = fast
+            return img
+        if stream: stream.seek(0)
         im.load()
         _check_range(im, name)
         orientation = im.getexif().get(0x112, 1)
@@ -158,7 +175,8 @@ def read_image(
         if source.shape[2:] == (3,): return np.ascontiguousarray(source)
         return _rgb(Image.fromarray(source.squeeze(2) if source.shape[2:] == (1,) else source))
     name = str(source) if isinstance(source, (str, os.PathLike)) else "the bytes"
-    with _stream(source, name) as stream, _open(stream, name) as im: return _decode(im, name, max_pixels)
+    with _stream(source, name) as stream, _open(stream, name) as im:
+        return _decode(im, name, max_pixels, stream)
 
 # %% ../nbs/01_images.ipynb #0000001c
 def _natural(path):
@@ -198,10 +216,27 @@ _WRITERS = {".png": ("PNG", {"compress_level": 1}), ".jpg": _JPEG, ".jpeg": _JPE
             ".tif": _TIFF, ".tiff": _TIFF, ".bmp": ("BMP", {})}
 
 
+def _grey_png(
+    img: np.ndarray,  # H,W uint8, in large flat areas
+) -> bytes:
+    "A PNG file; its rows are compressed as runs, without the filters that pay off on photos only."
+    (h, w), chunks = img.shape, []
+    packer = zlib.compressobj(1, strategy=zlib.Z_RLE)
+    for y in range(0, h, 256):
+        rows = np.zeros((min(256, h - y), w + 1), np.uint8)  # the first byte of a row names its filter: none
+        rows[:, 1:] = img[y:y + 256]
+        chunks.append(packer.compress(rows))
+    header, data = struct.pack(">IIBBBBB", w, h, 8, 0, 0, 0, 0), b"".join([*chunks, packer.flush()])
+    parts = ((b"IHDR", header), (b"IDAT", data), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(body)) + kind + body +
+                                             struct.pack(">I", zlib.crc32(kind + body)) for kind, body in parts)
+
+
 def write_image(
     img: np.ndarray,  # H,W | H,W,3 RGB | H,W,4 RGBA, uint8; H,W uint16 for .png and .tif
     path: str | os.PathLike,  # .png .jpg .webp .tif .bmp; missing folders are made
     suffix: str | None = None,  # the format, where the name of the file must say otherwise
+    flat: bool = False,  # `img` is H,W uint8 in large flat areas, as masks are: a .png takes a third of the time
 ):
     "Write a picture: the whole file, or nothing."
     suffix = (suffix or Path(path).suffix).lower()
@@ -212,6 +247,7 @@ def write_image(
     if img.dtype == np.uint16 and (img.ndim == 3 or fmt not in ("PNG", "TIFF")):
         raise SkyError(f"{path}: 16 bits are written for grey .png and .tif only")
     with atomic_write(path) as tmp:
+        if flat and fmt == "PNG": return tmp.write_bytes(_grey_png(img))
         try: Image.fromarray(img).save(tmp, fmt, **options)
         except (ValueError, TypeError) as e: raise SkyError(f"{path}: not written as {fmt} ({e}); use .png") from e
 
@@ -327,9 +363,9 @@ def write_mask(
     if kind == "mask" and layout.name == "{name}": suffix = ".png"
     if suffix in (".jpg", ".jpeg", ".webp"):
         raise SkyError(f"{path}: {suffix} would blur the values of a {kind}; use .png")
-    if kind == "mask": img = np.where(sky.mask(), np.uint8(layout.sky), np.uint8(255 - layout.sky))
+    if kind == "mask": img = (sky.mask() if layout.sky else ~sky.mask()).view(np.uint8)*np.uint8(255)
     else: img = _levels(sky.prob, 65535 if kind == "prob16" else 255)
-    write_image(img, path, suffix)
+    write_image(img, path, suffix, flat=kind == "mask")
 
 
 @patch

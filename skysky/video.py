@@ -199,10 +199,11 @@ class VideoReader:
 
     def __iter__(self) -> Iterator[Frame]:
         n, pts, step = 0, None, max(1, round(1/(self.rate*self._stream.time_base)))
+        avi = self._container.format.name == "avi"  # notes when a picture is decoded, not when it is shown
+        first = self._first.dts if avi and self._first.dts else 0
         for frame in chain([self._first], self._decoded):
-            n += 1
-            stamp = frame.dts if frame.pts is None else frame.pts
-            pts = stamp if stamp is not None else 0 if pts is None else pts + step  # an elementary stream has none
+            n, stamp = n + 1, frame.dts if avi else frame.pts
+            pts = stamp - first if stamp is not None else 0 if pts is None else pts + step  # a bare stream has none
             yield self._finish(frame, pts)
         noted = _noted_duration(self._stream)
         early = noted and (pts - (self._first.pts or 0) + 2*step)*self._stream.time_base < noted
@@ -305,7 +306,7 @@ class _Codec(NamedTuple):
     options: dict[str, str]
 
 
-_H264 = _Codec("libx264", "yuv420p", {"preset": "veryfast", "crf": "20"})
+_H264 = _Codec("libx264", "yuv420p", {"preset": "superfast", "crf": "20"})
 _VP9 = {"crf": "28", "b": "0", "deadline": "realtime", "cpu-used": "6", "row-mt": "1", "auto-alt-ref": "0"}
 _CODECS = dict.fromkeys((".mp4", ".mov", ".m4v", ".mkv"), _H264) | {".webm": _Codec("libvpx-vp9", "yuv420p", _VP9)}
 _ALPHA_CODECS = {".webm": _Codec("libvpx-vp9", "yuva420p", _VP9),

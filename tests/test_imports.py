@@ -13,7 +13,7 @@ NOTEBOOKS = sorted((ROOT/"nbs").glob("*.ipynb"))
 MODULES = sorted(p for p in (ROOT/"skysky").glob("*.py") if not p.name.startswith("_"))
 NUMBERED = {p: re.fullmatch(r"(\d\d)([a-z]?)_(\w+)", p.stem) for p in NOTEBOOKS}
 NUMBER = {m[3]: (int(m[1]), m[2]) for m in NUMBERED.values() if m and int(m[1]) < 50}  # module -> its place
-DEPLOY = sorted(m for m, (n, _) in NUMBER.items() if n <= 8 or m == "cli")
+DEPLOY = sorted(m for m, (n, _) in NUMBER.items() if n <= 8 or m in ("jobs", "cli"))
 HEAVY = ("torch", "torchvision", "fastai", "matplotlib")
 
 

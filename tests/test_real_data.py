@@ -2,10 +2,14 @@
 import os
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from skysky.data import open_dataset
 from skysky.evaluate import evaluate
+from skysky.metrics import Counts, boundary_f1, iou
+from skysky.refine import upsample_guided
 from skysky.segment import Segmenter
 
 ROOT = Path(__file__).parent.parent
@@ -31,3 +35,23 @@ def test_cityscapes_frames_load_with_their_void_border(data):
     frames = open_dataset(data / "cityscapes", "train")
     assert {name.split("/")[0] for name in frames.names}.isdisjoint({"frankfurt", "lindau", "munster"})
     assert (frames[0].targ[:2] == 255).all() and (frames[0].targ == 1).any()
+
+
+def test_guided_enlargement_follows_edges(data):
+    "From a model that sees 192×256 px to photos of 360×480: pytest -s prints the figures."
+    frames, seg = open_dataset(data / "camvid", "val"), Segmenter(size=256)
+    ways = {"nearest": lambda p, img: cv2.resize(p, img.shape[1::-1], interpolation=cv2.INTER_NEAREST),
+            "bilinear": lambda p, img: cv2.resize(p, img.shape[1::-1]), "guided": upsample_guided}
+    edges, counts = {w: [] for w in ways}, {w: [] for w in ways}
+    for i in range(0, len(frames), 4):
+        _, img, targ = frames[i]
+        prob = seg.infer(img)
+        for way, enlarge in ways.items():
+            mask = enlarge(prob, img) >= .5
+            edges[way].append(boundary_f1(mask, targ))
+            counts[way].append(Counts.of(mask, targ))
+    f1 = {way: np.mean(values) for way, values in edges.items()}
+    pooled = {way: iou(Counts.stack(values).pooled()) for way, values in counts.items()}
+    for way in ways: print(f"{way}: n {len(edges[way])}, boundary F1 {f1[way]:.3f}, pooled sky IoU {pooled[way]:.4f}")
+    assert f1["guided"] > max(f1["nearest"], f1["bilinear"]) + .02
+    assert pooled["guided"] > pooled["bilinear"]

@@ -1,0 +1,209 @@
+"Live sources as they fail: streams over HTTP and RTSP that stall, die and come back; signals; no display."
+import csv
+import io
+import os
+import signal
+import socketserver
+import subprocess
+import sys
+import threading
+import time
+from fractions import Fraction
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from skysky.camera import LiveSource
+from skysky.core import SkyError
+from skysky.video import VideoWriter, video_frame
+
+SKYSKY = [sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+          "from skysky.cli import main; main(prog_name='skysky')"]
+NO_DISPLAY = {**os.environ, "DISPLAY": "", "WAYLAND_DISPLAY": ""}
+
+
+def view(i):
+    img = np.full((90, 160, 3), 110, np.uint8)
+    img[:45] = (80, 140, 220)
+    img[:, (4*i)%160:(4*i)%160 + 8] = 240
+    return img
+
+
+def wait_until(condition, timeout=20):
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(.02)
+
+
+class Server(socketserver.ThreadingTCPServer):
+    "A server that can be told to stall, and that hangs up on everyone when it is stopped."
+    daemon_threads, allow_reuse_address, stalled = True, True, False
+
+    def __init__(self, handler, port=0):
+        super().__init__(("127.0.0.1", port), handler)
+        self.port, self.alive = self.server_address[1], True
+        threading.Thread(target=self.serve_forever, args=(.05,), daemon=True).start()
+
+    def handle_error(self, request, address): pass  # viewers leave as they like
+
+    def stop(self):
+        self.alive = False
+        self.shutdown()
+        self.server_close()
+
+
+class Webcam(socketserver.StreamRequestHandler):
+    "JPEG after JPEG over HTTP, 30 a second."
+    def handle(self):
+        while self.rfile.readline().strip(): pass
+        self.wfile.write(b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=frame\r\n\r\n")
+        n = 0
+        while self.server.alive:
+            if not self.server.stalled:
+                jpeg = cv2.imencode(".jpg", view(n)[..., ::-1])[1].tobytes()
+                head = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg)
+                self.wfile.write(head + jpeg + b"\r\n")
+                n += 1
+            time.sleep(1/30)
+
+
+def transport_stream(seconds=20, rate=25):
+    "An MPEG transport stream, as bytes."
+    out = io.BytesIO()
+    with av.open(out, "w", format="mpegts") as c:
+        s = c.add_stream("libx264", rate, width=160, height=90, options={"tune": "zerolatency"})
+        s.codec_context.gop_size = 5
+        for i in range(seconds*rate): c.mux(s.encode(av.VideoFrame.from_ndarray(view(i))))
+        c.mux(s.encode())
+    return out.getvalue()
+
+
+class Rtsp(socketserver.StreamRequestHandler):
+    "RTSP over TCP (RFC 2326): a transport stream in RTP packets, between the answers to the four requests of a viewer."
+    stream, seconds = transport_stream(), 20
+
+    def answer(self, request, *lines, body=""):
+        number = next(line.split(":")[1].strip() for line in request if line.lower().startswith("cseq"))
+        head = ["RTSP/1.0 200 OK", f"CSeq: {number}", "Session: 1", *lines, f"Content-Length: {len(body)}"]
+        self.wfile.write(("\r\n".join(head) + "\r\n\r\n" + body).encode())
+
+    def handle(self):
+        while True:
+            request = list(iter(lambda: self.rfile.readline().decode().strip(), ""))
+            if not request: return
+            verb = request[0].split()[0]
+            if verb == "DESCRIBE":
+                sdp = ("v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=sky\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n"
+                       "m=video 0 RTP/AVP 33\r\na=control:track\r\n")
+                self.answer(request, "Content-Type: application/sdp", body=sdp)
+            elif verb == "SETUP": self.answer(request, "Transport: RTP/AVP/TCP;unicast;interleaved=0-1")
+            else: self.answer(request, "Public: DESCRIBE, SETUP, PLAY, TEARDOWN")
+            if verb == "PLAY": return self.play()
+
+    def play(self):
+        n, size, start = 0, 7*188, time.monotonic()
+        pause = self.seconds*size/len(self.stream)
+        for at in range(0, len(self.stream), size):
+            while self.server.stalled and self.server.alive: time.sleep(.05)
+            if not self.server.alive: return
+            rtp = bytes([0x80, 33]) + (n & 0xffff).to_bytes(2, "big") + int(n*pause*90_000).to_bytes(4, "big") + b"sky1"
+            packet = rtp + self.stream[at:at + size]
+            self.wfile.write(b"$\0" + len(packet).to_bytes(2, "big") + packet)
+            n += 1
+            time.sleep(max(0, start + n*pause - time.monotonic()))
+
+
+@pytest.mark.parametrize("handler, scheme", [(Webcam, "http"), (Rtsp, "rtsp")])
+def test_a_stream_that_stalls_and_dies_is_taken_up_again_each_time(handler, scheme):
+    server = Server(handler)
+    threads = threading.active_count()
+    with LiveSource(f"{scheme}://127.0.0.1:{server.port}/cam", patience=1, longest_pause=.5) as live:
+        assert live.read(10).img.shape == (90, 160, 3)
+        for times in range(1, 6):
+            if times == 2: server.stalled = True
+            else: server.stop()
+            wait_until(lambda: live.lost)
+            while live.read(0): pass
+            assert live.read(.1) is None
+            if times == 2: server.stalled = False
+            else: server = Server(handler, server.port)
+            wait_until(lambda: not live.lost)
+            assert live.reconnected == times
+            assert np.abs(live.read(10).img[60, :4].astype(int) - 110).max() < 200
+    server.stop()
+    wait_until(lambda: threading.active_count() < threads)
+
+
+def test_the_reader_keeps_the_newest_frame_and_no_others():
+    server = Server(Webcam)
+    with LiveSource(f"http://127.0.0.1:{server.port}/cam") as live:
+        for _ in range(5):
+            time.sleep(.2)
+            frame = live.read()
+            assert time.monotonic() - frame.arrived < .15
+        assert live.dropped > 10 and live.arrived > live.dropped
+    server.stop()
+
+
+def test_closing_while_the_stream_is_silent_takes_no_longer_than_its_patience():
+    server = Server(Webcam)
+    live = LiveSource(f"http://127.0.0.1:{server.port}/cam", patience=1)
+    server.stalled = True
+    time.sleep(.2)
+    start = time.monotonic()
+    live.close()
+    assert time.monotonic() - start < 3 and not live._thread.is_alive()
+    server.stop()
+
+
+def test_an_error_of_the_caller_releases_the_source():
+    server = Server(Webcam)
+    with pytest.raises(RuntimeError), LiveSource(f"http://127.0.0.1:{server.port}/cam") as live:
+        for _ in live: raise RuntimeError
+    assert not live._thread.is_alive()
+    server.stop()
+
+
+@pytest.mark.parametrize("source, why", [
+    ("rtsp://127.0.0.1:9/x", "refused"), ("http://127.0.0.1:9/x", "refused"), ("xyz://x", "Protocol not found"),
+    ("nowhere.mp4", "no such file")])
+def test_a_source_that_is_not_there_is_an_error_at_once(source, why):
+    with pytest.raises(SkyError, match=why): LiveSource(source, patience=2)
+
+
+def clip(path):
+    with VideoWriter(path) as video:
+        for i in range(25): video.write(video_frame(view(i), i, Fraction(1, 25)))
+    return path
+
+
+def test_without_a_display_something_must_be_written(tmp_path):
+    clip(tmp_path/"clip.mp4")
+    run = subprocess.run([*SKYSKY, "camera", "clip.mp4"], cwd=tmp_path, env=NO_DISPLAY, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stderr == "skysky: no window can be shown here: give --record FILE or --csv FILE\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_recording_and_keeps_it(tmp_path, number):
+    server = Server(Webcam)
+    command = [*SKYSKY, "camera", f"http://127.0.0.1:{server.port}/cam", "--record", "out.mp4", "--csv", "out.csv"]
+    run = subprocess.Popen(command, cwd=tmp_path, env=NO_DISPLAY, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                           text=True)
+    try:
+        wait_until(lambda: list(tmp_path.glob(".out-*.csv")) or run.poll() is not None, 60)
+        time.sleep(2)
+        run.send_signal(number)
+        out, error = run.communicate(timeout=30)
+    finally:
+        run.kill()
+        server.stop()
+    assert (run.returncode, error) == (0, "")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.csv", "out.mp4"]
+    with (tmp_path/"out.csv").open() as f: rows = list(csv.DictReader(f))
+    with av.open(str(tmp_path/"out.mp4")) as c: frames = sum(1 for _ in c.decode(video=0))
+    assert frames == len(rows) > 0 and f"{frames} frames in" in out
