@@ -600,6 +600,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'skysky.train.KeepRun.__init__': ('train.html#keeprun.__init__', 'skysky/train.py'),
                               'skysky.train.KeepRun.after_epoch': ('train.html#keeprun.after_epoch', 'skysky/train.py'),
                               'skysky.train.SetSpec': ('train.html#setspec', 'skysky/train.py'),
+                              'skysky.train.SkipBadStep': ('train.html#skipbadstep', 'skysky/train.py'),
+                              'skysky.train.SkipBadStep.before_step': ('train.html#skipbadstep.before_step', 'skysky/train.py'),
                               'skysky.train.SkyIoU': ('train.html#skyiou', 'skysky/train.py'),
                               'skysky.train.SkyIoU.accumulate': ('train.html#skyiou.accumulate', 'skysky/train.py'),
                               'skysky.train.SkyIoU.reset': ('train.html#skyiou.reset', 'skysky/train.py'),

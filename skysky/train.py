@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SetSpec', 'TrainConfig', 'load_config', 'open_sets', 'config_dls', 'SkyLoss', 'SkyIoU', 'BoundaryF1',
-           'FalseAlarmShare', 'Temperature', 'EpochSeed', 'FreezeBN', 'Distil', 'Autocast', 'precision_cbs',
-           'AverageWeights', 'KeepRun', 'plot_loss', 'optimizer_tensors', 'restore_optimizer', 'sky_learner', 'train']
+           'FalseAlarmShare', 'Temperature', 'EpochSeed', 'SkipBadStep', 'FreezeBN', 'Distil', 'Autocast',
+           'precision_cbs', 'AverageWeights', 'KeepRun', 'plot_loss', 'optimizer_tensors', 'restore_optimizer',
+           'sky_learner', 'train']
 
 # %% ../nbs/15_train.ipynb #00000002
 import csv
@@ -22,7 +23,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from fastai.callback.channelslast import ChannelsLast
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelStepException
 from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.callback.schedule import ParamScheduler, SchedPoly, combined_cos
 from fastai.learner import Learner, Metric
@@ -280,6 +281,15 @@ class EpochSeed(Callback):
         self.dls.train.epoch = self.epoch
         set_seed(self.run_seed*100_003 + self.epoch)
 
+class SkipBadStep(Callback):
+    "A batch whose gradients are not finite changes no weight: in half precision one in a thousand may be such."
+    order = 20  # after fastai's scaler of float16, which has its own way with them
+
+    def before_step(self):
+        if not all(p.grad.isfinite().all() for p in self.model.parameters() if p.grad is not None):
+            raise CancelStepException
+
+
 class FreezeBN(Callback):
     "Keep the backbone's running batch statistics."
     def before_train(self):
@@ -418,7 +428,7 @@ def sky_learner(
     groups = lambda m: [params(m.backbone), [p for n, p in m.named_parameters() if not n.startswith("backbone.")]]
     loss = SkyLoss(config.aux_weight, config.dice_weight, config.edge_weight)
     return Learner(config_dls(config, device, say), model.to(device), loss, opt_func=Adam, splitter=groups,
-                   lr=config.lr, wd=config.wd, cbs=[EpochSeed(config.seed), *cbs],
+                   lr=config.lr, wd=config.wd, cbs=[EpochSeed(config.seed), SkipBadStep(), *cbs],
                    metrics=[SkyIoU(), BoundaryF1(), FalseAlarmShare(), Temperature()])
 
 # %% ../nbs/15_train.ipynb #0000002c
