@@ -159,7 +159,7 @@ def chromium(playwright, *flags):
     browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *flags])
     try:
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(120_000)
         page.add_init_script(SPY)
         yield page
     except BaseException:
