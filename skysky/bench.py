@@ -23,21 +23,9 @@ import numpy as np
 from fastcore.basics import patch
 
 from .core import SkyError, SkyMask, atomic_write
-from .engines import STRIDE, Engine, available_engines, open_engine
+from .engines import STRIDE, Engine, available_engines, on_threads, open_engine, usable_threads, use_threads
 from .images import read_image, write_image, write_mask
-from skysky.limits import (
-    Task,
-    Timing,
-    count_flop,
-    interleave,
-    jpeg_bytes,
-    limit_tasks,
-    on_threads,
-    rendered_photo,
-    side_by_side,
-    usable_threads,
-    use_threads,
-)
+from .limits import Task, Timing, count_flop, interleave, jpeg_bytes, limit_tasks, rendered_photo, side_by_side
 from .scenes import render_scene
 from .segment import Segmenter, fit
 from .weights import list_models, model_card, model_path
