@@ -18,9 +18,11 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 
-import av
-import cv2
+import cv2  # before PyAV, see skysky.video
 import numpy as np
+
+# isort: split
+import av
 
 from .core import SkyError, SkyMask
 from .images import overlay
@@ -232,10 +234,16 @@ def has_display() -> bool:
 @contextmanager
 def _window(title) -> Iterator[Callable[[np.ndarray], bool]]:
     "A window, as a function that shows H,W,3 uint8 RGB and returns True when q, Esc or its cross was pressed."
+    sized = False
     def show(img):
+        nonlocal sized
+        if not sized:
+            scale = min(1, 1280/img.shape[1], 720/img.shape[0])
+            cv2.resizeWindow(title, round(scale*img.shape[1]), round(scale*img.shape[0]))
+            sized = True
         cv2.imshow(title, cv2.cvtColor(img, cv2.COLOR_RGB2BGR))
         return cv2.waitKey(1)&0xff in (ord("q"), 27) or cv2.getWindowProperty(title, cv2.WND_PROP_VISIBLE) < 1
-    try: cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+    try: cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
     except cv2.error as e: raise SkyError("OpenCV shows no windows here; record with --record or --csv") from e
     try: yield show
     finally: cv2.destroyAllWindows()

@@ -23,9 +23,11 @@ from pathlib import Path
 from queue import Empty, Full, Queue
 from typing import NamedTuple
 
-import av
-import cv2
+import cv2  # before PyAV, with whose libxcb OpenCV's windows would hang (PyAV issue 978)
 import numpy as np
+
+# isort: split
+import av
 from av.codec.context import Flags
 from av.stream import Disposition
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
