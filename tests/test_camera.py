@@ -271,7 +271,7 @@ def test_a_long_run_stays_small_and_takes_the_source_up_again(tmp_path):
                 server.stop()
                 time.sleep(.2)
                 server = Server(Street, server.port)
-        out, error = run.communicate(timeout=60)
+        out, error = run.communicate(timeout=60 + seconds)
     finally:
         run.kill()
         server.stop()
