@@ -27,10 +27,11 @@ APT := $(shell [ "$$(id -u)" = 0 ] || echo sudo) apt-get
 	PYTHONWARNINGS=ignore $(BIN)/pip install -q -e '.[train,notebook]'
 	@touch $@
 
-# The widgets are tested in a real browser.
+# Widgets are tested in a real browser, windows on a real X server.
 .venv/dev: .venv/base
 	PYTHONWARNINGS=ignore $(BIN)/pip install -q -e '.[dev]'
-	@command -v chromium >/dev/null || { echo "installing chromium"; $(APT) update -qq && $(APT) install -qqy chromium >/dev/null; }
+	@(for tool in chromium Xvfb xdotool; do command -v $$tool || exit 1; done) >/dev/null || { echo "installing chromium, xvfb, xdotool"; \
+	$(APT) update -qq && $(APT) install -qqy chromium xvfb xdotool >/dev/null; }
 	@touch $@
 
 demo: .venv/base

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,23 +24,12 @@ import numpy as np
 from fastcore.basics import patch
 
 from .core import SkyError, SkyMask, atomic_write
-from .engines import STRIDE, Engine, available_engines, open_engine
+from .engines import STRIDE, Engine, available_engines, on_threads, open_engine, usable_threads, use_threads
 from .images import read_image, write_image, write_mask
-from skysky.limits import (
-    Task,
-    Timing,
-    count_flop,
-    interleave,
-    jpeg_bytes,
-    limit_tasks,
-    on_threads,
-    rendered_photo,
-    side_by_side,
-    usable_threads,
-    use_threads,
-)
+from .limits import Task, Timing, count_flop, interleave, jpeg_bytes, limit_tasks, rendered_photo, side_by_side
 from .scenes import render_scene
 from .segment import Segmenter, fit
+from .video import VideoWriter, stage_rates, video_frame, video_segmenter
 from .weights import list_models, model_card, model_path
 
 # %% ../nbs/18_bench.ipynb #00000005
@@ -52,11 +42,13 @@ class _Effort(NamedTuple):
     pictures: tuple = (("frame", (1080, 1920)), ("photo", (3000, 4000)))  # px
     megapixels: tuple = (1, 12)  # of the folder's photos, smallest and largest
     photos: int = 200
+    videos: tuple = ((720, 1280), (1080, 1920))  # px
+    frames: int = 100  # of a video
     agree: int = 50  # images on which the engines are compared
     quick: bool = False
 
 
-_QUICK = _Effort(2, .01, 1, 1, (("frame", (270, 480)), ("photo", (768, 1024))), (.1, .4), 3, 3, True)
+_QUICK = _Effort(2, .01, 1, 1, (("frame", (270, 480)), ("photo", (768, 1024))), (.1, .4), 3, ((180, 320),), 6, 3, True)
 
 # %% ../nbs/18_bench.ipynb #00000007
 PRECISIONS = {("openvino", "cpu"): ("auto", "f32"), ("onnxruntime", "cpu"): ("f32",), ("torch", "cpu"): ("f32", "bf16"),
@@ -296,6 +288,23 @@ def _time_folder(
     mask(_linked(photos, folder/"more", 4))
     return FolderTiming(n, sum(mp), net, timed, peak, peaks[-1])
 
+# %% ../nbs/18_bench.ipynb #1b000002
+def _write_video(path: Path, height: int, width: int, frames: int):  # px
+    "A camera that pans by 4 px a frame."
+    wide = rendered_photo(0, height, width + 4*frames)
+    with VideoWriter(path) as video:
+        for i in range(frames): video.write(video_frame(wide[:, 4*i:4*i + width], i, Fraction(1, 25)))
+
+
+def _time_videos(model: str, effort: _Effort, folder: Path) -> dict[str, dict[str, float]]:
+    "Size of a video -> stage, and \"whole\" -> frames a second."
+    rates = {}
+    for height, width in effort.videos:
+        _write_video(folder/"pan.mp4", height, width, effort.frames)
+        seg = video_segmenter(model=model)
+        rates[f"{width}×{height}"] = stage_rates(folder/"pan.mp4", seg, count=min(effort.frames, 30), passes=effort.passes)
+    return rates
+
 # %% ../nbs/18_bench.ipynb #0000001d
 @dataclass
 class BenchReport:
@@ -310,6 +319,7 @@ class BenchReport:
     stages: dict[str, dict[str, Timing]]  # picture -> stage -> timing
     starts: dict[str, Timing]
     folder: FolderTiming
+    videos: dict[str, dict[str, float]]  # size -> stage, and "whole" -> frames a second
     left_out: list[str]  # engines that cannot do what was asked, and why
 
     def speedup(self, row: EngineRow) -> float | None:  # None without torch
@@ -361,6 +371,16 @@ def _stage_lines(self: BenchReport):
 
 
 @patch
+def _video_lines(self: BenchReport):
+    "Frames a second of the stages, of the whole, and what share of its slowest stage the whole reaches."
+    rows = [("", *next(iter(self.videos.values())), "whole / slowest")]
+    for size, rates in self.videos.items():
+        slowest = min(rate for stage, rate in rates.items() if stage != "whole")
+        rows.append((size, *(f"{rate:.0f}" for rate in rates.values()), f"{rates['whole']/slowest:.2f}"))
+    return ["Videos, frames a second, H.264 to H.264 with the sky painted; stages alone:", *_columns(rows)]
+
+
+@patch
 def _folder_lines(self: BenchReport):
     "The folder, its stages, its memory."
     f, times = self.folder, f"{self.folder.peak_mb_4/self.folder.peak_mb:.2f}" if self.folder.peak_mb else "–"
@@ -383,7 +403,8 @@ def text(self: BenchReport) -> str:
                   *self._engine_lines(name), ""]
     if any(r.device != "cpu" for r in self.engines):
         lines += [f"bytes to the GPU and back for an image: {self.size[0]*self.size[1]*(3 + 4)}", ""]
-    lines += self._folder_lines() + [""] + self._stage_lines() + ["", f"The two tables above: {self.model}.", ""]
+    lines += self._folder_lines() + [""] + self._stage_lines() + [""] + self._video_lines()
+    lines += ["", f"The three tables above: {self.model}.", ""]
     lines += ["Fresh processes:", *(f"{name}: {t.ms/1e3:.2f} s" for name, t in self.starts.items()), ""]
     lines += ["Limits:", *_columns([(name, f"{t.rate:.1f} {t.unit}/s", f"± {t.spread/2:.0%}")
                                     for name, t in self.limits.items()])]
@@ -521,7 +542,9 @@ def bench(
         say("folder")
         folder = _time_folder(model, long, options, starts["first mask"].ms/1e3, photos or effort.photos, threads,
                               effort, Path(tmp))
+        say("videos")
+        videos = _time_videos(model, effort, Path(tmp))
     report = BenchReport(_machine(threads), size, gflop, rows, limits, model_card(model).name, dict(effort.pictures),
-                         stages, starts, folder, left_out)
+                         stages, starts, folder, videos, left_out)
     if out is not None: report.write(out)
     return report

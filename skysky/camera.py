@@ -18,15 +18,17 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 
-import av
-import cv2
+import cv2  # before PyAV, see skysky.video
 import numpy as np
+
+# isort: split
+import av
 
 from .core import SkyError, SkyMask
 from .images import overlay
 from .refine import TemporalFilter
 from .segment import Segmenter, fit
-from .video import VideoReader, VideoWriter, csv_table, sky_row, video_frame
+from .video import VIDEO_SIZE, VideoReader, VideoWriter, csv_table, sky_row, video_frame
 
 # %% ../nbs/07_camera.ipynb #00000005
 class _Lost(Exception):
@@ -189,13 +191,13 @@ class LiveSky:
 def segment_live(
     source: LiveSource,
     on_sky: Callable[[LiveSky], bool | None],  # called for each; True ends it
-    seg: Segmenter | None = None,  # None takes the default model
+    seg: Segmenter | None = None,  # None: the default model at `VIDEO_SIZE`
     smooth: float = .6,  # smoothing in time, see `TemporalFilter`; 0 is off
     seconds: float | None = None,  # how long; None: until `on_sky` or `stop` ends it
     stop: threading.Event | None = None,  # ends it when set
 ) -> int:  # frames done
     "Find the sky in the newest frame, again and again."
-    seg, smoothed, n, end = seg or Segmenter(), TemporalFilter(smooth), 0, None
+    seg, smoothed, n, end = seg or Segmenter(size=VIDEO_SIZE), TemporalFilter(smooth), 0, None
     while not (stop and stop.is_set()) and (end is None or time.monotonic() < end):
         frame = source.read(.1)
         if end is None and seconds is not None: end = time.monotonic() + seconds
@@ -203,7 +205,7 @@ def segment_live(
         start = time.perf_counter()
         small = fit(frame.img, seg.size)
         answer = smoothed(seg.infer(small), small)
-        sky = SkyMask(seg.enlarge(answer, frame.img), seg.threshold)
+        sky = SkyMask(seg.enlarge(answer, frame.img, small), seg.threshold)
         n += 1
         row = sky_row(frame.time, sky, answer, time.perf_counter() - start)
         if on_sky(LiveSky(frame, sky, row)): break
@@ -232,10 +234,16 @@ def has_display() -> bool:
 @contextmanager
 def _window(title) -> Iterator[Callable[[np.ndarray], bool]]:
     "A window, as a function that shows H,W,3 uint8 RGB and returns True when q, Esc or its cross was pressed."
+    sized = False
     def show(img):
+        nonlocal sized
+        if not sized:
+            scale = min(1, 1280/img.shape[1], 720/img.shape[0])
+            cv2.resizeWindow(title, round(scale*img.shape[1]), round(scale*img.shape[0]))
+            sized = True
         cv2.imshow(title, cv2.cvtColor(img, cv2.COLOR_RGB2BGR))
         return cv2.waitKey(1)&0xff in (ord("q"), 27) or cv2.getWindowProperty(title, cv2.WND_PROP_VISIBLE) < 1
-    try: cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+    try: cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
     except cv2.error as e: raise SkyError("OpenCV shows no windows here; record with --record or --csv") from e
     try: yield show
     finally: cv2.destroyAllWindows()
@@ -256,7 +264,7 @@ def _recording(path) -> Iterator[Callable[[np.ndarray, float], None]]:
 # %% ../nbs/07_camera.ipynb #0000001a
 def watch(
     source: LiveSource,
-    seg: Segmenter | None = None,  # None takes the default model
+    seg: Segmenter | None = None,  # None: the default model at `VIDEO_SIZE`
     smooth: float = .6,  # see `TemporalFilter`
     record: str | os.PathLike | None = None,  # a video file for the painted pictures; None: none
     table: str | os.PathLike | None = None,  # a CSV file with a row a frame; None: none

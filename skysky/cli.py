@@ -65,7 +65,8 @@ def _model_options(command):
                      show_default="the fastest that is installed", help="The library that runs the model."),
         click.option("--precision", default="auto", type=click.Choice(["auto", "f32", "bf16", "f16"]),
                      help="Number format inside the network; auto is the device's fastest."),
-        click.option("--size", type=click.IntRange(min=32), metavar="PX", show_default="the model's own",
+        click.option("--size", type=click.IntRange(min=32), metavar="PX",
+                     show_default="the model's own; 384 for videos and cameras",
                      help="Longer side of the picture as the model sees it, in pixels. Larger: finer and slower."),
         click.option("--threshold", type=click.FloatRange(0, 1), metavar="P", show_default="the model's own",
                      help="A pixel is sky from this probability on, 0 to 1."),
@@ -250,12 +251,12 @@ def video(ctx, source, out, save, smooth, table, csv_only, quiet, **model):
     damaged or cut off, the frames that can be read are written, and the exit status is 3. Sound is copied as it is,
     or left out with a note where the new file cannot hold it; subtitles are left out.
     """
-    from skysky.video import ALPHA_OUTPUTS, segment_video
+    from skysky.video import ALPHA_OUTPUTS, segment_video, video_segmenter
     say = (lambda line: None) if quiet else click.echo
     name = Path(source).stem
     if csv_only: out, table = None, table or f"{name}_sky.csv"
     else: out = out or f"{name}_sky{'.webm' if save in ALPHA_OUTPUTS else '.mp4'}"
-    seg = _segmenter(**model, say=say, quiet=quiet)
+    seg = video_segmenter(_segmenter, **model, say=say, quiet=quiet)
     try: result = segment_video(source, out, seg, save, smooth, table, _counter(quiet))
     finally:
         if not quiet and sys.stderr.isatty(): click.echo(err=True)
@@ -286,10 +287,11 @@ def camera(source, record, table, seconds, no_window, smooth, quiet, **model):
     """
     from skysky.camera import LiveSource, has_display, stop_on_signal, watch
     from skysky.core import SkyError
+    from skysky.video import VIDEO_SIZE
     window = has_display() and not no_window
     if not (record or table or window): raise SkyError("no window can be shown here: give --record FILE or --csv FILE")
     say = (lambda line: None) if quiet else click.echo
-    seg = _segmenter(**model, say=say, quiet=quiet)
+    seg = _segmenter(**model | {"size": model["size"] or VIDEO_SIZE}, say=say, quiet=quiet)
     with stop_on_signal() as stop, LiveSource(source) as live:
         frames, latency = watch(live, seg, smooth, record, table, window, seconds, stop)
         say(f"{frames} frames in {time.monotonic() - live.opened:.1f} s, each done {1000*latency:.0f} ms after it came "

@@ -6,6 +6,8 @@
 __all__ = ['FIT_NOISE', 'BAND', 'CHANGE', 'CUT', 'shrink', 'upsample_guided', 'drop_unsure', 'TemporalFilter']
 
 # %% ../nbs/02_refine.ipynb #00000002
+from functools import lru_cache
+
 import cv2
 import numpy as np
 
@@ -82,14 +84,22 @@ def _coefficients(prob, guide, edge, radius, eps):
     return planes
 
 # %% ../nbs/02_refine.ipynb #0000000f
-def _row_weights(h, H, y0, y1):
-    "The first coarse row, and the bilinear weights (y1 - y0,k) that mix k coarse rows into the rows y0..y1 of H."
+@lru_cache(1024)
+def _row_mix(h, H, y0, y1):
+    "What rows y0..y1 of H are mixed from: first and last + 1 of h rows, for each the upper of two, the lower's share."
     y = np.clip((np.arange(y0, y1) + .5)*h/H - .5, 0, h - 1)
-    low = np.minimum(y.astype(int), max(h - 2, 0))
-    t, rows = (y - low).astype(np.float32), np.arange(y1 - y0)
-    weights = np.zeros((y1 - y0, low[-1] - low[0] + 2), np.float32)
-    weights[rows, low - low[0]], weights[rows, low - low[0] + 1] = 1 - t, t
-    return low[0], weights[:, :h - low[0]]
+    upper = np.minimum(y.astype(int), max(h - 2, 0))
+    first, end = int(upper[0]), min(int(upper[-1]) + 2, h)
+    return first, end, upper - first, (y - upper).astype(np.float32)[:, None, None]
+
+
+def _mix(rows, upper, share):
+    "Rows of h,w,c mixed as `_row_mix` says."
+    if len(rows) == 1: return rows[upper]
+    mixed = np.diff(rows, axis=0)[upper]
+    mixed *= share
+    mixed += rows[upper]
+    return mixed
 
 # %% ../nbs/02_refine.ipynb #00000012
 def upsample_guided(
@@ -97,6 +107,7 @@ def upsample_guided(
     img: np.ndarray,  # H,W,3 uint8: the photo at full size
     radius: int = 2,  # of the window, model pixels; 0 = plain bilinear enlargement
     eps: float = 1e-4,  # > 0: colour variance (of values in 0..1) below which there is no edge
+    small: np.ndarray | None = None,  # h,w,3 uint8: the photo at the size of `prob`, if it is at hand
 ) -> np.ndarray:  # H,W float32 in 0..1
     "Enlarge `prob` to the size of `img`, along the edges of `img` (fast guided filter with a colour guide)."
     if img.ndim != 3 or img.shape[2] != 3 or img.dtype != np.uint8 or prob.ndim != 2:
@@ -105,21 +116,20 @@ def upsample_guided(
     if radius < 1: return cv2.resize(prob, (W, H))
     h, w = min(prob.shape[0], H), min(prob.shape[1], W)
     if prob.shape != (h, w): prob = cv2.resize(prob, (w, h), interpolation=cv2.INTER_AREA)
+    if small is None or small.shape[:2] != (h, w): small = shrink(img, h, w)
     edge = _edge(prob, radius)
-    planes = _coefficients(prob, shrink(img, h, w).astype(np.float32)/255, edge, radius, eps)/255
+    planes = _coefficients(prob, small/np.float32(255), edge, radius, eps)/255
     near = cv2.dilate((edge > 0).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-    out, n, total = np.empty((H, W), np.float32), max(8, 2**15//W), np.ones((1, 4), np.float32)
+    out, n, total = cv2.resize(prob, (W, H)), max(8, 2**15//W), np.ones(4, np.float32)
     for y in range(0, H, n):
         stop = min(y + n, H)
-        low, weights = _row_weights(h, H, y, stop)
-        rows, k = np.s_[low:low + weights.shape[1]], weights.shape[1]
-        np.matmul(weights, cv2.resize(prob[rows], (W, k)).reshape(k, W), out=out[y:stop])
-        if not (runs := _runs(near[rows].any(0), 16)): continue
-        wide = cv2.resize(planes[rows], (W, k)).reshape(k, W, 4)
+        first, end, *mix = _row_mix(h, H, y, stop)
+        if not (runs := _runs(near[first:end].any(0), 6)): continue
+        wide = cv2.resize(planes[first:end], (W, end - first)).reshape(-1, W, 4)
         for x0, x1 in ((a*W//w, -(-b*W//w)) for a, b in runs):
-            mixed = (weights @ wide[:, x0:x1].reshape(k, -1)).reshape(-1, x1 - x0, 4)
+            mixed = _mix(np.ascontiguousarray(wide[:, x0:x1]), *mix)
             mixed *= cv2.cvtColor(img[y:stop, x0:x1], cv2.COLOR_RGB2RGBA)  # the 255 of A undoes the /255 of b
-            np.clip(cv2.transform(mixed, total), 0, 1, out=out[y:stop, x0:x1])
+            np.clip((mixed.reshape(-1, 4) @ total).reshape(mixed.shape[:2]), 0, 1, out=out[y:stop, x0:x1])
     return out
 
 # %% ../nbs/02_refine.ipynb #00000020
@@ -130,12 +140,12 @@ def drop_unsure(
 ) -> np.ndarray:  # h,w float32 in 0..1
     "Fold regions of sky in which no pixel is sure to below `threshold`; all of them if next to nothing remains."
     mask = prob >= threshold
-    n, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
+    n, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
     kept = np.zeros(n, bool)
     kept[labels[prob >= max(sure, threshold)]] = True
-    if kept[labels].mean() < MIN_SKY: kept[:] = False
+    if stats[kept, cv2.CC_STAT_AREA].sum() < MIN_SKY*mask.size: kept[:] = False
+    if kept[1:].all(): return prob
     unsure = mask & ~kept[labels]
-    if not unsure.any(): return prob
     folded = threshold*(1 - prob)/max(1 - threshold, 1e-6)
     below = threshold*(1 - 1e-6)  # by more than the rounding of an enlargement
     return np.where(unsure, np.minimum(folded, np.float32(below)), prob)

@@ -87,19 +87,21 @@ class Segmenter:
     def enlarge(self,
                 prob: np.ndarray,  # h,w float32 in 0..1: what `infer` answers
                 img: np.ndarray,  # H,W,3 uint8 RGB
+                small: np.ndarray | None = None,  # h,w,3 uint8 RGB: the image as the model saw it, if it is at hand
     ) -> np.ndarray:  # H,W float32 in 0..1
         "Probability of sky per pixel of an image, at the image's size, without regions of which the model is unsure."
         prob = drop_unsure(prob, self.threshold, self.sure)
         if prob.shape == img.shape[:2]: return prob
         if prob.size >= img[..., 0].size: return cv2.resize(prob, img.shape[1::-1], interpolation=cv2.INTER_AREA)
-        if self.refine and prob.max() >= self.threshold: return upsample_guided(prob, img)
+        if self.refine and prob.max() >= self.threshold: return upsample_guided(prob, img, small=small)
         return cv2.resize(prob, img.shape[1::-1], interpolation=cv2.INTER_LINEAR)
 
     def predict(self,
                 img: np.ndarray,  # H,W,3 uint8 RGB
     ) -> np.ndarray:  # H,W float32 in 0..1
         "Probability of sky per pixel of an image, at the image's size: `infer`, then `enlarge`."
-        return self.enlarge(self.infer(img), img)
+        small = fit(img, self.size)
+        return self.enlarge(self.infer(small), img, small)
 
     def each(self,
              sources: Iterable,  # of what `read_image` takes
@@ -113,17 +115,17 @@ class Segmenter:
 
         def read(source): return (img := read_image(source)), fit(img, self.size)
 
-        def complete(source, img, prob, seconds):
+        def complete(source, img, small, prob, seconds):
             start = time.perf_counter()
-            sky = SkyMask(self.enlarge(prob, img), self.threshold)
+            sky = SkyMask(self.enlarge(prob, img, small), self.threshold)
             return finish(source, img, sky, seconds + time.perf_counter() - start)
 
         def run_model():
             start = time.perf_counter()
             probs = self._answers(np.stack([small for *_, small in group])) if group else []
             seconds = (time.perf_counter() - start)/max(len(group), 1)
-            for (source, img, _), prob in zip(group, probs, strict=True):
-                done.append((source, pool.submit(complete, source, img, prob, seconds)))
+            for (source, img, small), prob in zip(group, probs, strict=True):
+                done.append((source, pool.submit(complete, source, img, small, prob, seconds)))
             group.clear()
 
         def outcome(source, future):

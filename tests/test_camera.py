@@ -1,4 +1,6 @@
-"Live sources as they fail: streams over HTTP and RTSP that stall, die and come back; signals; no display."
+"""Live sources as they fail: streams over HTTP and RTSP that stall, die and come back; signals; no display.
+
+With SKYSKY_SOAK=600 the long run is long: 600 seconds rather than a few. Its figures are printed."""
 import csv
 import io
 import os
@@ -9,14 +11,17 @@ import sys
 import threading
 import time
 from fractions import Fraction
+from functools import cached_property
 
 import av
 import cv2
 import numpy as np
+import psutil
 import pytest
 
 from skysky.camera import LiveSource
 from skysky.core import SkyError
+from skysky.scenes import render_scene
 from skysky.video import VideoWriter, video_frame
 
 SKYSKY = [sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
@@ -57,17 +62,29 @@ class Server(socketserver.ThreadingTCPServer):
 
 class Webcam(socketserver.StreamRequestHandler):
     "JPEG after JPEG over HTTP, 30 a second."
+    def jpeg(self, n): return cv2.imencode(".jpg", view(n)[..., ::-1])[1].tobytes()
+
     def handle(self):
         while self.rfile.readline().strip(): pass
         self.wfile.write(b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=frame\r\n\r\n")
-        n = 0
+        n, start = 0, time.monotonic()
         while self.server.alive:
             if not self.server.stalled:
-                jpeg = cv2.imencode(".jpg", view(n)[..., ::-1])[1].tobytes()
+                jpeg = self.jpeg(n)
                 head = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg)
                 self.wfile.write(head + jpeg + b"\r\n")
                 n += 1
-            time.sleep(1/30)
+            time.sleep(max(1/90, start + n/30 - time.monotonic()))
+
+
+class Street(Webcam):
+    "A street in 1280×720, in front of which the camera trembles."
+    @cached_property
+    def jpegs(self):
+        wide = cv2.resize(render_scene(215, (360, 648), "street").img[..., ::-1], (1296, 720))
+        return [cv2.imencode(".jpg", wide[:, x:x + 1280])[1].tobytes() for x in (0, 4, 8, 12, 16, 12, 8, 4)]
+
+    def jpeg(self, n): return self.jpegs[n%len(self.jpegs)]
 
 
 def transport_stream(seconds=20, rate=25):
@@ -187,6 +204,36 @@ def test_without_a_display_something_must_be_written(tmp_path):
     assert run.stderr == "skysky: no window can be shown here: give --record FILE or --csv FILE\n"
 
 
+@pytest.fixture
+def screen(tmp_path):
+    "An X server: the name of its screen, and a function that returns what is on it."
+    read, write = os.pipe()
+    server = subprocess.Popen(["Xvfb", "-displayfd", str(write), "-screen", "0", "640x480x24", "-fbdir", tmp_path],
+                              pass_fds=[write], stderr=subprocess.DEVNULL)
+    os.close(write)
+    try:
+        with os.fdopen(read) as f: name = f":{f.readline().strip()}"
+        yield name, lambda: np.fromfile(tmp_path/"Xvfb_screen0", np.uint8)[-640*480*4:].reshape(480, 640, 4)[..., 2::-1]
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Xvfb")
+def test_the_window_shows_the_painted_sky_until_escape_is_pressed(tmp_path, screen):
+    name, picture = screen
+    clip(tmp_path/"clip.mp4")
+    env = {**os.environ, "DISPLAY": name}
+    run = subprocess.Popen([*SKYSKY, "camera", "clip.mp4"], cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True)
+    try:
+        wait_until(lambda: (picture()[..., 0].astype(int) - picture()[..., 1] > 50).sum() > 160*30)  # red over blue
+        press_escape = ["xdotool", "search", "--name", "sky: clip.mp4", "windowfocus", "key", "Escape"]
+        subprocess.run(press_escape, env=env, check=True)
+        out, _ = run.communicate(timeout=20)
+    finally: run.kill()
+    assert run.returncode == 0 and "frames in" in out
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_recording_and_keeps_it(tmp_path, number):
@@ -207,3 +254,28 @@ def test_a_signal_ends_a_recording_and_keeps_it(tmp_path, number):
     with (tmp_path/"out.csv").open() as f: rows = list(csv.DictReader(f))
     with av.open(str(tmp_path/"out.mp4")) as c: frames = sum(1 for _ in c.decode(video=0))
     assert frames == len(rows) > 0 and f"{frames} frames in" in out
+
+
+def test_a_long_run_stays_small_and_takes_the_source_up_again(tmp_path):
+    seconds, used = float(os.environ.get("SKYSKY_SOAK", 12)), []
+    server = Server(Street)
+    command = [*SKYSKY, "camera", f"http://127.0.0.1:{server.port}/cam", "--csv", "out.csv", "--seconds", str(seconds)]
+    run = subprocess.Popen(command, cwd=tmp_path, env=NO_DISPLAY, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                           text=True)
+    try:
+        wait_until(lambda: list(tmp_path.glob(".out-*.csv")) or run.poll() is not None, 60)
+        for i in range(12):
+            time.sleep(seconds/14)
+            used.append(psutil.Process(run.pid).memory_info().rss/1e6)
+            if i in (1, 3, 5, 7, 9):
+                server.stop()
+                time.sleep(.2)
+                server = Server(Street, server.port)
+        out, error = run.communicate(timeout=60)
+    finally:
+        run.kill()
+        server.stop()
+    print(f"\n{out.splitlines()[-1]}\nmemory, MB: {' '.join(f'{x:.0f}' for x in used)}")
+    assert (run.returncode, error) == (0, "")
+    assert out.strip().endswith("5 times reconnected")
+    assert max(used) < 1.15*used[2]
