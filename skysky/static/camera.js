@@ -339,7 +339,7 @@ class Camera {
   async play(stream) {
     if (stream) this.video.srcObject = stream;
     else {
-      if (!this.file.files.length) throw { message: "no file chosen" };
+      if (!this.file.files.length) throw new Error("no file chosen");
       this.video.src = URL.createObjectURL(this.file.files[0]);
     }
     await this.video.play();
