@@ -170,7 +170,7 @@ def _build(self: SkyExplorer, model):
     models = dict.fromkeys([model, *(c.name for c in list_models() if c.present or c.address)])
     self.picture = _Picture(lambda data, name: self._guard(lambda: self._open(data, Path(name).stem, repr(name))))
     self.sample = _labelled(W.Dropdown, "Sample", options=list(SAMPLES))
-    self.path = _labelled(W.Text, "Or a file", placeholder="path on the kernel's computer", continuous_update=False)
+    self.path = _labelled(W.Text, "Or a file", placeholder="path for the kernel", continuous_update=False)
     self.model = _labelled(W.Dropdown, "Model", options=list(models), value=model)
     self.view = _labelled(W.Dropdown, "View", options=list(VIEWS))
     self.threshold = _labelled(W.FloatSlider, "Threshold", max=1, step=.01, readout_format=".2f")

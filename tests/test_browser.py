@@ -506,10 +506,12 @@ def test_pure_functions_of_the_page(playwright):
           time = 40; log.push(link.busy, link.waited, link.answered(7), link.answered(1), link.answered(1));
           log.push(link.send()); time = 100; log.push(link.answered(2), link.trip, link.rate, link.busy); return log"""
         assert run(f"() => {{ {link} }}") == [1, True, 40, False, True, False, 2, True, 60, 1000/60, False]
-        here = "protocol: '{}', host: 'sky.test', isSecureContext: {}, mediaDevices: {{}}"
-        why = lambda *place: run(f"module.obstacle({{ {here.format(*place)} }})")
-        assert why("https:", "true") is None and "VS Code" in why("vscode-webview:", "true")
-        assert "sky.test" in why("http:", "false")
+        here = dict(vscode=False, allowed=True, host="sky.test", isSecureContext=True, mediaDevices={})
+        why = lambda **place: run("place => module.obstacle(place)", here | place)
+        assert why() is None and "VS Code" in why(vscode=True) and "a tab of its own" in why(allowed=False)
+        assert "sky.test" in why(isSecureContext=False) and "sky.test" in why(mediaDevices=None)
+        inside = lambda protocol, **data: run("x => module.inVSCode(...x)", [{"protocol": protocol}, {"dataset": data}])
+        assert inside("vscode-webview:") and inside("https:", vscodeThemeKind="vscode-dark") and not inside("https:")
         module(page, "picture.js")
         assert run("module.parts(9, 4)") == [[0, 4], [4, 8], [8, 9]] and run("module.parts(0, 4)") == [[0, 0]]
 
@@ -539,6 +541,57 @@ def test_no_camera_is_said(playwright, lab):
 def test_insecure_page_is_said(playwright, lab, clip):
     url = lab[0].replace("127.0.0.1", "sky.test")
     assert "localhost pages only" in refusal(playwright, url, *fake_camera(clip))
+
+
+FRAMES = "sandbox='allow-scripts allow-same-origin allow-forms allow-downloads' allow='autoplay; clipboard-read'"
+MODEL = """{ get: (name) => ({ size: 512, threshold: .5, opacity: .5, smoothing: .3, color: '#ff0080', view: 'overlay',
+  source: '' })[name], set() {}, save_changes() {}, on() {}, send() {} }"""
+
+
+@contextmanager
+def framed(playwright, clip, body):
+    "The camera widget in a frame of another origin that passes no camera on, as VS Code's webviews are."
+    page_of = {"https://editor.test/": f"<iframe src='https://webview.test/' {FRAMES} width=800 height=700></iframe>",
+               "https://webview.test/": f"<body {body}><div></div></body>"}
+    with chromium(playwright, *fake_camera(clip)) as page:
+        page.route("https://*.test/**", lambda route: route.fulfill(content_type="text/html; charset=utf-8",
+                                                                   body=page_of[route.request.url]))
+        page.goto("https://editor.test/")
+        frame = page.frames[1]
+        frame.wait_for_load_state()
+        module(frame, "camera.js")
+        frame.add_style_tag(path=ROOT/"skysky"/"static"/"widgets.css")
+        frame.evaluate(f"module.default.render({{ model: {MODEL}, el: document.querySelector('div') }})")
+        yield frame
+
+
+def test_vscode_is_recognised_and_offers_a_file(playwright, clip, tmp_path):
+    colors = {"editor-background": "#1f1f1f", "editor-foreground": "#cccccc", "descriptionForeground": "#9d9d9d",
+              "editorWidget-background": "#202020", "editorWidget-border": "#454545", "button-background": "#0078d4"}
+    style = ";".join(f"--vscode-{name}: {color}" for name, color in colors.items())
+    body = f"class='vscode-dark' data-vscode-theme-kind='vscode-dark' style='{style}'"
+    with framed(playwright, clip, body) as frame:
+        asked = "navigator.mediaDevices.getUserMedia({ video: true }).catch((e) => e.name)"
+        assert frame.evaluate(f"isSecureContext && {asked}") == "NotAllowedError", "the frame is what it should be"
+        source = frame.locator(CAMERA).get_by_label("Source", exact=True)
+        assert source.input_value() == "file" and frame.locator("input[type=file]").is_visible()
+        assert message(frame).startswith("VS Code opens no camera for a notebook: choose a video file")
+        source.select_option("camera")
+        button(frame, "Start").click()
+        assert message(frame).startswith("VS Code opens no camera") and not light_is_on(frame)
+        screenshot(frame, "camera_vscode", CAMERA)
+        source.select_option("file")
+        assert message(frame).startswith("Choose a video file")
+        img = cv2.imdecode(np.frombuffer(clip[0].read_bytes(), np.uint8), cv2.IMREAD_COLOR_RGB)
+        with VideoWriter(tmp_path/"still.mp4") as video:
+            for i in range(30): video.write(video_frame(img, i, Fraction(1, 15)))
+        frame.locator("input[type=file]").set_input_files(tmp_path/"still.mp4")
+        wait(lambda: picture(frame).std() > 20, 10, f"the file is not played: {message(frame)}")
+
+
+def test_frame_without_a_camera_is_said(playwright, clip):
+    with framed(playwright, clip, "") as frame:
+        assert "a tab of its own" in message(frame)
 
 
 # The explorer
