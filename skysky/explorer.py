@@ -269,10 +269,10 @@ def _draw(self: SkyExplorer, img, prob):
 @patch
 def _show(self: SkyExplorer):
     sky, drawn = self._draw(self._small, self._prob)
-    horizon = sky.horizon()
     verdict = f"sky {sky.fraction:.1%}" if sky.has_sky else "no sky"
-    self.picture.alt = f"{self._name}, {self.view.value}: {verdict}"
-    self.picture.value = _jpeg(drawn)
+    with self.picture.hold_sync():  # one message, and the first: the page shows it before the rest is known
+        self.picture.alt, self.picture.value = f"{self._name}, {self.view.value}: {verdict}", _jpeg(drawn)
+    horizon = sky.horizon()
     numbers = {"Sky": f"{sky.fraction:.1%}" if sky.has_sky else "none",
                "Horizon": f"{horizon.offset:.0%}, {horizon.angle:+.1f}°" if horizon else "–",
                "Model": f"{self._ms:.0f} ms"}
