@@ -42,6 +42,7 @@ demo: .venv/base
 test: export OMP_NUM_THREADS = 1
 test: .venv/dev
 	$(BIN)/ruff check nbs tests setup.py
+	$(BIN)/oxlint skysky/static
 	$(BIN)/nbdev-test --n-workers 2 --timing
 	$(BIN)/python -m pytest
 

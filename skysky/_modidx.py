@@ -261,6 +261,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'skysky.explorer._Picture.__init__': ('explorer.html#_picture.__init__', 'skysky/explorer.py'),
                                  'skysky.explorer._Picture._receive': ('explorer.html#_picture._receive', 'skysky/explorer.py'),
                                  'skysky.explorer._View': ('explorer.html#_view', 'skysky/explorer.py'),
+                                 'skysky.explorer._checks': ('explorer.html#_checks', 'skysky/explorer.py'),
                                  'skysky.explorer._enlarge': ('explorer.html#_enlarge', 'skysky/explorer.py'),
                                  'skysky.explorer._hex': ('explorer.html#_hex', 'skysky/explorer.py'),
                                  'skysky.explorer._import_lines': ('explorer.html#_import_lines', 'skysky/explorer.py'),

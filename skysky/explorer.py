@@ -23,7 +23,7 @@ import skysky
 from .core import SkyError, SkyMask
 from .images import OUTPUTS, SKY_COLOR, overlay, read_image, write_image
 from .refine import drop_unsure, upsample_guided
-from .segment import Segmenter
+from .segment import Segmenter, fit
 from .weights import DEFAULT_MODEL, list_models
 
 try:
@@ -78,15 +78,23 @@ VIEWS = {
 }
 
 # %% ../nbs/07a_explorer.ipynb #00000010
+_CHECK = 10  # px
+
+def _checks(height, width):
+    "Grey checks, height,width,3 uint8."
+    odd = np.indices((height//_CHECK + 1, width//_CHECK + 1)).sum(0)%2
+    grey = np.where(odd, np.uint8(246), np.uint8(217))
+    grey = cv2.resize(grey, None, fx=_CHECK, fy=_CHECK, interpolation=cv2.INTER_NEAREST)
+    return cv2.cvtColor(grey[:height, :width], cv2.COLOR_GRAY2RGB)
+
+
 def _jpeg(
     img: np.ndarray,  # H,W | H,W,3 RGB | H,W,4 RGBA, uint8
 ) -> bytes:
     "The picture as a JPEG; what is transparent shows grey checks."
     if img.ndim == 3 and img.shape[2] == 4:
-        y, x = np.ogrid[:img.shape[0], :img.shape[1]]
-        checks = np.repeat(np.where((y//10 + x//10)%2, np.uint8(246), np.uint8(217))[..., None], 3, 2)
         alpha = img[..., 3]*np.float32(1/255)
-        img = cv2.blendLinear(np.ascontiguousarray(img[..., :3]), checks, alpha, 1 - alpha)
+        img = cv2.blendLinear(cv2.cvtColor(img, cv2.COLOR_RGBA2RGB), _checks(*img.shape[:2]), alpha, 1 - alpha)
     return cv2.imencode(".jpg", img if img.ndim == 2 else img[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
 
 # %% ../nbs/07a_explorer.ipynb #00000013
@@ -162,7 +170,7 @@ def _build(self: SkyExplorer, model):
     models = dict.fromkeys([model, *(c.name for c in list_models() if c.present or c.address)])
     self.picture = _Picture(lambda data, name: self._guard(lambda: self._open(data, Path(name).stem, repr(name))))
     self.sample = _labelled(W.Dropdown, "Sample", options=list(SAMPLES))
-    self.path = _labelled(W.Text, "Or a file", placeholder="path on the kernel's computer", continuous_update=False)
+    self.path = _labelled(W.Text, "Or a file", placeholder="path for the kernel", continuous_update=False)
     self.model = _labelled(W.Dropdown, "Model", options=list(models), value=model)
     self.view = _labelled(W.Dropdown, "View", options=list(VIEWS))
     self.threshold = _labelled(W.FloatSlider, "Threshold", max=1, step=.01, readout_format=".2f")
@@ -228,7 +236,8 @@ def _open(self: SkyExplorer,
 @patch
 def _infer(self: SkyExplorer):
     start = time.perf_counter()
-    self._answer, self._edges = self._seg.infer(self._img), {}  # radius -> the answer enlarged along the edges
+    self._fitted = fit(self._img, self._seg.size)
+    self._answer, self._edges = self._seg.infer(self._fitted), {}  # radius -> the answer enlarged along the edges
     self._ms = (time.perf_counter() - start)*1000
     self._refine()
 
@@ -237,7 +246,8 @@ def _infer(self: SkyExplorer):
 def _refine(self: SkyExplorer):
     seg, size, radius = self._seg, self._small.shape[1::-1], self.radius.value
     seg.threshold = self.threshold.value
-    if radius not in self._edges: self._edges[radius] = upsample_guided(self._answer, self._small, radius)
+    if radius not in self._edges:
+        self._edges[radius] = upsample_guided(self._answer, self._small, radius, small=self._fitted)
     low = drop_unsure(self._answer, seg.threshold, seg.sure)
     smooth = cv2.resize(low, size)
     if low is self._answer: self._prob = self._edges[radius]
@@ -259,10 +269,10 @@ def _draw(self: SkyExplorer, img, prob):
 @patch
 def _show(self: SkyExplorer):
     sky, drawn = self._draw(self._small, self._prob)
-    horizon = sky.horizon()
     verdict = f"sky {sky.fraction:.1%}" if sky.has_sky else "no sky"
-    self.picture.alt = f"{self._name}, {self.view.value}: {verdict}"
-    self.picture.value = _jpeg(drawn)
+    with self.picture.hold_sync():  # one message, and the first: the page shows it before the rest is known
+        self.picture.alt, self.picture.value = f"{self._name}, {self.view.value}: {verdict}", _jpeg(drawn)
+    horizon = sky.horizon()
     numbers = {"Sky": f"{sky.fraction:.1%}" if sky.has_sky else "none",
                "Horizon": f"{horizon.offset:.0%}, {horizon.angle:+.1f}°" if horizon else "–",
                "Model": f"{self._ms:.0f} ms"}

@@ -4,6 +4,7 @@
 export const PATIENCE = 2500; // ms without an answer, after which the kernel counts as silent
 export const GIVE_UP = 15000; // ms without an answer, after which the camera is released
 const SOFT = 0.1; // width of the painted edge around the threshold, in probability
+const READING = 250; // ms that figures stay: nobody reads faster, and text costs the page a layout
 const KEPT = 30; // answers that the shown rate and round trip look back on
 
 // ---- What can be computed without a page
@@ -84,10 +85,16 @@ export class Link {
   }
 }
 
+/** Whether VS Code shows this page: from vscode-webview:// as a program, from https:// in a browser; its body has a mark. */
+export function inVSCode({ protocol }, body) {
+  return protocol.startsWith("vscode") || "vscodeThemeKind" in body.dataset;
+}
+
 /** Why this page can open no camera, or null. */
-export function obstacle({ protocol, host, isSecureContext, mediaDevices }) {
-  if (protocol.startsWith("vscode"))
-    return "VS Code opens no camera for a notebook: choose a video file, or a camera of the kernel.";
+export function obstacle({ vscode, allowed, host, isSecureContext, mediaDevices }) {
+  if (vscode) return "VS Code opens no camera for a notebook: choose a video file, or a camera of the kernel.";
+  if (!allowed)
+    return "The page around this notebook lets it have no camera: open the notebook in a tab of its own, or choose a video file.";
   if (!isSecureContext || !mediaDevices)
     return `A browser gives its camera to https:// and localhost pages only, and this one comes from ${host}: use an SSH tunnel, or a camera of the kernel.`;
   return null;
@@ -104,9 +111,20 @@ export function advice({ name, message }) {
   return known[name] ?? `The source cannot be opened (${message || name}): choose another one.`;
 }
 
+/** The bytes of a canvas. Its toBlob waits until the page is idle, 20 ms beside a video; toDataURL takes 2 ms. */
+export function fromDataURL(url) {
+  const text = atob(url.slice(url.indexOf(",") + 1));
+  const bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  return bytes.buffer;
+}
+
 async function inflate(buffer) {
-  const stream = new Blob([buffer]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
+  const stream = new DecompressionStream("deflate");
+  const writer = stream.writable.getWriter();
+  writer.write(buffer);
+  writer.close();
+  return new Uint8Array(await new Response(stream.readable).arrayBuffer());
 }
 
 // ---- The page
@@ -126,11 +144,18 @@ function download(blob, name) {
 const stamp = () => new Date().toISOString().slice(0, 19).replace(/[-:]/g, "").replace("T", "-");
 const VIEWS = ["overlay", "mask", "probability", "cut-out"];
 
+const HINTS = {
+  camera: "Press Start. What the camera sees goes to your kernel and nowhere else.",
+  file: "Choose a video file: it is played here.",
+  kernel: "Name the source, then press Start.",
+};
+
 class Camera {
   constructor(model, root) {
     this.model = model;
     this.root = root;
     this.connected = true;
+    this.vscode = inVSCode(location, document.body);
     this.session = null; // names one run from start to stop; answers to an earlier one are dropped
     this.build();
     this.model.on("msg:custom", this.receive);
@@ -140,7 +165,7 @@ class Camera {
     this.timer = setInterval(this.watch, 250);
     addEventListener("pagehide", this.stop);
     this.restyle();
-    this.idle(this.obstacle() ?? "Press Start. What the camera sees goes to your kernel and nowhere else.");
+    this.idle(this.vscode ? this.cameraObstacle() : (this.obstacle() ?? HINTS[this.place.value]));
   }
 
   dispose() {
@@ -149,10 +174,15 @@ class Camera {
     removeEventListener("pagehide", this.stop);
   }
 
-  obstacle() {
-    const { protocol, host } = location;
+  cameraObstacle() {
+    const allowed = document.featurePolicy?.allowsFeature("camera") ?? true; // where a frame can't tell, the browser asks
     const { mediaDevices } = navigator;
-    return this.place.value.startsWith("camera") ? obstacle({ protocol, host, isSecureContext, mediaDevices }) : null;
+    return obstacle({ vscode: this.vscode, allowed, host: location.host, isSecureContext, mediaDevices });
+  }
+
+  /** Why the chosen source cannot be opened, or null. */
+  obstacle() {
+    return this.place.value.startsWith("camera") ? this.cameraObstacle() : null;
   }
 
   // -- Elements
@@ -181,7 +211,7 @@ class Camera {
     this.address = element("input", { type: "text", placeholder: "0, rtsp://…, or a file of the kernel's computer",
       ariaLabel: "Camera number, address or file on the kernel's side", value: this.model.get("source"),
       onkeydown: (e) => e.key === "Enter" && this.start() });
-    this.place.value = this.address.value ? "kernel" : location.protocol.startsWith("vscode") ? "file" : "camera";
+    this.place.value = this.address.value ? "kernel" : this.vscode ? "file" : "camera";
     const button = (text, title, onclick) => element("button", { type: "button", textContent: text, title, onclick });
     this.startStop = button("Start", "Start or stop the source", () => (this.session ? this.stop() : this.start()));
     this.startStop.classList.add("skysky-primary");
@@ -211,8 +241,7 @@ class Camera {
   choose = () => {
     this.stop();
     this.look();
-    const text = { file: "Choose a video file: it is played here.", kernel: "Name the source, then press Start." };
-    this.idle(this.obstacle() ?? text[this.place.value] ?? "Press Start.");
+    this.idle(this.obstacle() ?? HINTS[this.place.value] ?? "Press Start.");
   };
 
   look() {
@@ -226,7 +255,8 @@ class Camera {
   }
 
   say(text, error = false) {
-    if (this.message.textContent !== text) this.message.textContent = text;
+    if (this.message.textContent === text && this.message.classList.contains("skysky-error") === error) return;
+    this.message.textContent = text;
     this.message.classList.toggle("skysky-error", error);
     this.message.setAttribute("role", error ? "alert" : "status");
   }
@@ -266,6 +296,7 @@ class Camera {
     if (why) return this.idle(why, true);
     const session = (this.session = Math.random().toString(36).slice(2));
     this.link = new Link();
+    this.reported = -READING;
     this.root.classList.remove("skysky-idle");
     this.say("Opening the source…");
     this.look();
@@ -325,7 +356,7 @@ class Camera {
   async play(stream) {
     if (stream) this.video.srcObject = stream;
     else {
-      if (!this.file.files.length) throw { message: "no file chosen" };
+      if (!this.file.files.length) throw new Error("no file chosen");
       this.video.src = URL.createObjectURL(this.file.files[0]);
     }
     await this.video.play();
@@ -351,14 +382,12 @@ class Camera {
     else requestAnimationFrame(frame);
   }
 
-  async send(session) {
+  send(session) {
     const id = this.link.send();
     this.fresh = false;
     const [width, height] = fitSize(this.video.videoWidth, this.video.videoHeight, this.model.get("size"));
     Object.assign(this.small, { width, height }).getContext("2d").drawImage(this.video, 0, 0, width, height);
-    const blob = await new Promise((done) => this.small.toBlob(done, "image/jpeg", 0.85));
-    const buffer = await blob.arrayBuffer();
-    if (session === this.session) this.model.send({ kind: "frame", session, id }, undefined, [buffer]);
+    this.model.send({ kind: "frame", session, id }, undefined, [fromDataURL(this.small.toDataURL("image/jpeg", 0.85))]);
   }
 
   // -- Masks in
@@ -397,8 +426,12 @@ class Camera {
   report({ ms, fraction, id }) {
     const { rate, trip } = this.link;
     const sky = fraction > 0 ? `sky ${(100 * fraction).toFixed(0)} %` : "no sky";
-    this.figures.textContent = `${rate.toFixed(0)} masks/s · ${trip.toFixed(0)} ms round trip · ${ms.toFixed(0)} ms model · ${sky}`;
     this.root.dispatchEvent(new CustomEvent("mask", { detail: { id, ms, fraction, trip: this.link.trips.at(-1) } }));
+    if (this.link.now() < this.reported + READING) return;
+    this.reported = this.link.now();
+    this.figures.replaceChildren(
+      rate ? `${rate.toFixed(rate < 10 ? 1 : 0)} masks/s · ` : "", `${trip.toFixed(0)} ms round trip · `,
+      element("span", { className: "skysky-detail", textContent: `${ms.toFixed(0)} ms model · ` }), sky);
   }
 
   /** Say so when the kernel is silent; let the camera go when it stays so. */
