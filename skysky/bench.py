@@ -302,7 +302,7 @@ def _time_videos(model: str, effort: _Effort, folder: Path) -> dict[str, dict[st
     for height, width in effort.videos:
         _write_video(folder/"pan.mp4", height, width, effort.frames)
         seg = video_segmenter(model=model)
-        rates[f"{width}×{height}"] = stage_rates(folder/"pan.mp4", seg, count=min(effort.frames, 30), passes=effort.passes)
+        rates[f"{width}×{height}"] = stage_rates(folder/"pan.mp4", seg, count=30, passes=effort.passes)
     return rates
 
 # %% ../nbs/18_bench.ipynb #0000001d
