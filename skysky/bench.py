@@ -162,7 +162,7 @@ def _stage_tasks(seg: Segmenter, img: np.ndarray, file: Path) -> dict[str, Task]
     sky = SkyMask(seg.enlarge(prob, img), seg.threshold)
     return dict(zip(STAGES, map(Task, (
         lambda: read_image(data), lambda: fit(img, seg.size), lambda: seg.engine(fed[None]),
-        lambda: seg.enlarge(prob, img), lambda: write_mask(sky, file))), strict=True))
+        lambda: seg.enlarge(prob, img, fed), lambda: write_mask(sky, file))), strict=True))
 
 
 def _time_stages(model: str, size: int, threads: int, effort: _Effort, folder: Path) -> dict[str, dict[str, Timing]]:
@@ -238,7 +238,7 @@ def _alone(seg: Segmenter, photos: list[Path], threads: int, folder: Path) -> di
     skies = [SkyMask(seg.enlarge(p, img), seg.threshold) for p, img in zip(probs, imgs, strict=True)]
     order = sorted(range(len(imgs)), key=lambda i: -imgs[i].size)  # the largest first, so that all cores end together
     calls = (lambda i: read_image(photos[i]), lambda i: fit(imgs[i], seg.size), lambda i: seg.engine(fed[i][None]),
-             lambda i: seg.enlarge(probs[i], imgs[i]), lambda i: write_mask(skies[i], folder/f"{i}.png"))
+             lambda i: seg.enlarge(probs[i], imgs[i], fed[i]), lambda i: write_mask(skies[i], folder/f"{i}.png"))
     return {stage: Task(partial(side_by_side, call, order, 1 if stage == "infer" else threads), len(photos))
             for stage, call in zip(STAGES, calls, strict=True)}
 

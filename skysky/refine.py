@@ -120,7 +120,7 @@ def upsample_guided(
     edge = _edge(prob, radius)
     planes = _coefficients(prob, small/np.float32(255), edge, radius, eps)/255
     near = cv2.dilate((edge > 0).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-    out, n, total = cv2.resize(prob, (W, H)), max(8, 2**15//W), np.ones(4, np.float32)
+    out, n, total = cv2.resize(prob, (W, H)), max(8, 2**16//W), np.ones(4, np.float32)
     for y in range(0, H, n):
         stop = min(y + n, H)
         first, end, *mix = _row_mix(h, H, y, stop)
