@@ -650,6 +650,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'skysky.train.precision_cbs': ('train.html#precision_cbs', 'skysky/train.py'),
                               'skysky.train.restore_optimizer': ('train.html#restore_optimizer', 'skysky/train.py'),
                               'skysky.train.sky_learner': ('train.html#sky_learner', 'skysky/train.py'),
+                              'skysky.train.step_times': ('train.html#step_times', 'skysky/train.py'),
                               'skysky.train.train': ('train.html#train', 'skysky/train.py')},
             'skysky.video': { 'skysky.video.Frame': ('video.html#frame', 'skysky/video.py'),
                               'skysky.video.Frame.time': ('video.html#frame.time', 'skysky/video.py'),
