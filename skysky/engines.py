@@ -310,7 +310,7 @@ def machine() -> dict:
         cpu = f"{said[0] or cpu}, {hashlib.sha256(' '.join(said).encode()).hexdigest()[:8]}"
     return {"cpu": cpu, "threads": usable_threads(), "limit": _thread_limit()}
 
-# %% ../nbs/03_engines.ipynb #f1000032
+
 _measured = {}  # of this process: what `measured_once` was asked, as JSON -> its answer
 
 

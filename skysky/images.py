@@ -178,7 +178,7 @@ def read_image(
     with _stream(source, name) as stream, _open(stream, name) as im:
         return _decode(im, name, max_pixels, stream)
 
-# %% ../nbs/01_images.ipynb #e5000001
+
 def image_size(
     source: str | os.PathLike | bytes | Image.Image | np.ndarray,  # what `read_image` takes
 ) -> tuple[int, int]:  # height and width as they are stored, px
