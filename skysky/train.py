@@ -36,7 +36,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .augment import CROP_SCALE, Normalize, compose, reference_tfms, strong_tfms
 from .augment import to_float as batch_to_float
-from .core import CLASSES, IGNORE_INDEX, IMAGENET_MEAN, IMAGENET_STD, SKY, SkyError, atomic_write
+from .core import CLASSES, IGNORE_INDEX, SKY, SkyError, atomic_write
 from .data import RenderedScenes, check_dataset, open_dataset, sky_dls
 from .metrics import Counts, boundary_f1, false_alarms, iou
 from .models import ARCHS, load_checkpoint, read_checkpoint, save_checkpoint
@@ -60,7 +60,7 @@ class TrainConfig:
     data: list[SetSpec]  # what is learnt
     valid: list[SetSpec]  # what the best epoch is chosen by: other cities, drives or cameras than `data`
     root: str = "data"  # folder that the sets' paths start from
-    arch: Literal["fcn_resnet50", "lraspp_mobilenet_v2"] = "fcn_resnet50"
+    arch: Literal["fcn_resnet50", "lraspp_mobilenet_v2", "mosaic"] = "fcn_resnet50"
     arch_args: dict = field(default_factory=dict)  # further arguments of the model's function
     weights: str = "coco"  # what training starts from: see the model's function
     size: tuple[int, int] = (256, 512)  # what the model sees
@@ -165,10 +165,10 @@ def _open_set(spec: SetSpec, config: TrainConfig, say: Callable[[str], None]):
 def config_dls(
     config: TrainConfig,
     device: torch.device,
+    normalize: Normalize,  # what the model was made for
     say: Callable[[str], None] = print,
 ):
     "fastai `DataLoaders` from a config."
-    normalize = Normalize(IMAGENET_MEAN, IMAGENET_STD)
     strong = partial(strong_tfms, config.size, config.scale)
     tfms = {"reference": reference_tfms, "strong": strong, "none": compose}[config.tfms]()
     train = list(zip(open_sets(config.data, config, say), [s.weight for s in config.data], strict=True))
@@ -427,7 +427,8 @@ def sky_learner(
     say(f"{config.arch} from {model.origin}; {device}, {precision}")
     groups = lambda m: [params(m.backbone), [p for n, p in m.named_parameters() if not n.startswith("backbone.")]]
     loss = SkyLoss(config.aux_weight, config.dice_weight, config.edge_weight)
-    return Learner(config_dls(config, device, say), model.to(device), loss, opt_func=Adam, splitter=groups,
+    dls = config_dls(config, device, Normalize(model.mean, model.std), say)
+    return Learner(dls, model.to(device), loss, opt_func=Adam, splitter=groups,
                    lr=config.lr, wd=config.wd, cbs=[EpochSeed(config.seed), SkipBadStep(), *cbs],
                    metrics=[SkyIoU(), BoundaryF1(), FalseAlarmShare(), Temperature()])
 
@@ -449,13 +450,13 @@ def train(
 ) -> Learner:
     "Run the training that a config describes; every epoch is kept."
     out, done, history = Path(out), 0, []
-    kept = {"arch": config.arch, "arch_args": config.arch_args, "classes": list(CLASSES), "size": list(config.size),
-            "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD),
-            "training": {"config": asdict(config), "before": _record(config.weights)}}
     last = out/"last.safetensors"
     if last.exists() and not resume:
         raise SkyError(f"{out} holds a run: go on with it (--resume), or take another folder")
     learn = sky_learner(config, device, say)
+    kept = {"arch": config.arch, "arch_args": config.arch_args, "classes": list(CLASSES), "size": list(config.size),
+            "mean": list(learn.model.mean), "std": list(learn.model.std),
+            "training": {"config": asdict(config), "before": _record(config.weights)}}
     if resume:
         state, before, tensors = read_checkpoint(last)
         was, now = before["training"]["config"], kept["training"]["config"]
