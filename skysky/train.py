@@ -40,7 +40,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .augment import CROP_SCALE, Normalize, compose, reference_tfms, strong_tfms
 from .augment import to_float as batch_to_float
 from .core import CLASSES, IGNORE_INDEX, SKY, SkyError, atomic_write
-from .data import RenderedScenes, check_dataset, open_dataset, sky_dls
+from .data import RenderedScenes, TaughtPictures, check_dataset, open_dataset, sky_dls
 from .engines import fastest, machine, measured_once
 from .metrics import Counts, boundary_f1, false_alarms, iou
 from .models import ARCHS, load_checkpoint, read_checkpoint, save_checkpoint
@@ -53,6 +53,8 @@ class SetSpec:
     path: str = ""  # folder, relative to the config's `root`; empty: rendered scenes
     split: str | None = None  # where the layout has splits
     match: str | None = None  # regular expression: only images whose name it finds
+    labels: Literal["files", "none"] = "files"  # none: pictures without labels, which `teachers` label
+    teachers: list[str] = field(default_factory=list)  # of pictures without labels: exported models
     void: bool = True  # Cityscapes: ids 0, 2, 3 are void (False: "other", the reference's convention)
     scenes: int = 0  # number of rendered scenes
     seed: int = 0  # seed of the first one
@@ -159,9 +161,10 @@ def _open_set(spec: SetSpec, config: TrainConfig, say: Callable[[str], None]):
         if spec.scenes < 1: raise SkyError("a set of a config needs a path, or a number of scenes")
         return RenderedScenes(spec.scenes, config.load_size, spec.seed)
     path, skip = Path(config.root)/spec.path, config.on_bad == "skip"
-    ds = open_dataset(path, spec.split, skip, spec.void)
+    if spec.labels == "none": ds = TaughtPictures(path, spec.teachers)
+    else: ds = open_dataset(path, spec.split, skip, spec.void)
     if spec.match: ds = ds.subset(lambda name: re.search(spec.match, name))
-    if not skip: return ds
+    if not skip or spec.labels == "none": return ds
     report = check_dataset(ds)
     if report.problems: say(f"{path}: skipping {len(report.problems)} files (`skysky data check` lists them)")
     return ds.subset(lambda name: name not in report.bad)
