@@ -33,7 +33,8 @@ class ModelCard:
     file: str  # name of the .onnx file
     sha256: str  # of that file, hexadecimal
     arch: str  # the network, as `skysky.models` calls it
-    size: int = 512  # longer side of what the model is fed, px
+    size: int = 512  # longer side at which the edges of the sky are drawn, px
+    whole: int = 0  # longer side of the whole view that decides what is sky, px; 0: the same
     threshold: float = 0.5  # a pixel is sky from this probability on
     sure: float = 0.9  # what one pixel of a region of sky must reach, see `skysky.refine.drop_unsure`
     licence: str = ""  # of the weights
