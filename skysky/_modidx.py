@@ -194,6 +194,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'skysky.engines.TorchEngine._run': ('engines.html#torchengine._run', 'skysky/engines.py'),
                                 'skysky.engines._check_batch': ('engines.html#_check_batch', 'skysky/engines.py'),
                                 'skysky.engines._damaged': ('engines.html#_damaged', 'skysky/engines.py'),
+                                'skysky.engines._digest': ('engines.html#_digest', 'skysky/engines.py'),
                                 'skysky.engines._find_engine': ('engines.html#_find_engine', 'skysky/engines.py'),
                                 'skysky.engines._is_int8': ('engines.html#_is_int8', 'skysky/engines.py'),
                                 'skysky.engines._library': ('engines.html#_library', 'skysky/engines.py'),
