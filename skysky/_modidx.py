@@ -779,6 +779,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'skysky.weights._offline': ('weights.html#_offline', 'skysky/weights.py'),
                                 'skysky.weights._sha256': ('weights.html#_sha256', 'skysky/weights.py'),
                                 'skysky.weights.cache_folder': ('weights.html#cache_folder', 'skysky/weights.py'),
+                                'skysky.weights.check_model_files': ('weights.html#check_model_files', 'skysky/weights.py'),
                                 'skysky.weights.file_sha256': ('weights.html#file_sha256', 'skysky/weights.py'),
                                 'skysky.weights.list_models': ('weights.html#list_models', 'skysky/weights.py'),
                                 'skysky.weights.model_card': ('weights.html#model_card', 'skysky/weights.py'),

@@ -476,14 +476,10 @@ def _check_model(
     overwrite: bool,
 ):
     "Refuse a place that cannot be written, or holds anything but a model with its card. A card that fits is our mark."
-    from skysky.core import SkyError, check_outputs
     from skysky.jobs import check_places
-    from skysky.weights import file_sha256, read_card
-    files = [Path(out), Path(out).with_suffix(".json")]
-    try: ours = read_card(files[1]).sha256 == file_sha256(files[0])
-    except SkyError: ours = False
-    check_outputs(files, sources, overwrite or ours)
-    check_places(files)
+    from skysky.weights import check_model_files
+    check_model_files(out, sources, overwrite)
+    check_places([Path(out), Path(out).with_suffix(".json")])
 
 # %% ../nbs/20_cli.ipynb #00000025
 @main.command(short_help="Turn a checkpoint into an .onnx model.")
@@ -502,7 +498,7 @@ def export(checkpoint, out, name, size, licence, limits, weights, overwrite):
     "Turn a checkpoint into the file that `skysky mask --model FILE.onnx` runs, and check that both agree."
     from skysky.export import export_model
     _check_model(out, [checkpoint], overwrite)
-    card, difference = export_model(checkpoint, out, name, size, licence, limits, weights == "f16")
+    card, difference = export_model(checkpoint, out, name, size, licence, limits, weights == "f16", overwrite)
     size = Path(out).stat().st_size/1e6
     click.echo(f"{card.name}: {out}, {size:.1f} MB, differs from torch by {difference:.1e} in probability at most")
 
@@ -532,7 +528,7 @@ def quantize(model, out, images, count, overwrite):
     _check_model(out, [card.path, card.home], overwrite)
     found = [path for path, _ in find_images(images)]
     some = Random(0).sample(found, min(count, len(found)))
-    card, same = quantize(model, out, some, lambda items: _progress("pictures")(items))
+    card, same = quantize(model, out, some, lambda items: _progress("pictures")(items), overwrite)
     click.echo(f"{card.name}: {out}, {Path(out).stat().st_size/1e6:.1f} MB, masks agree on {same:.2%} of the pixels")
 
 # %% ../nbs/20_cli.ipynb #00000027
@@ -560,8 +556,9 @@ def _names(ctx, param, value: str) -> tuple[str, ...]:
               show_default="what OMP_NUM_THREADS says, or all cores", help="CPU threads.")
 @click.option("--photos", type=click.IntRange(min=1), metavar="N", show_default="200",
               help="Photos of 1 to 12 megapixels in the folder that is masked; they are rendered.")
+@click.option("--overwrite", is_flag=True, help="Replace files that skysky did not write.")
 @click.option("--quick", is_flag=True, help="Less of everything, in seconds: shows that it works, and little more.")
-def bench(out, models, size, engines, precisions, threads, photos, quick):
+def bench(out, models, size, engines, precisions, threads, photos, overwrite, quick):
     """Measure engines, stages, a folder and memory, and beside them what the machine can do at best, in one run.
 
     Takes minutes: let nothing else run meanwhile. The
@@ -569,7 +566,7 @@ def bench(out, models, size, engines, precisions, threads, photos, quick):
     """
     from skysky.bench import bench
     report = bench(models, size, engines, precisions, threads, photos, quick, out,
-                   lambda what: click.echo(f"measuring {what}", err=True))
+                   lambda what: click.echo(f"measuring {what}", err=True), overwrite)
     click.echo(report.text())
     click.echo(f"written to {out}")
 

@@ -21,7 +21,7 @@ from fastcore.basics import patch
 from PIL import ImageColor
 
 import skysky
-from .core import SkyError, SkyMask
+from .core import SkyError, SkyMask, check_outputs
 from .images import OUTPUTS, SKY_COLOR, overlay, read_image, write_image
 from .refine import drop_unsure, upsample_guided
 from .segment import Segmenter, fit
@@ -314,6 +314,7 @@ def _file(self: SkyExplorer) -> Path: return self.folder/f"{self._name}{VIEWS[se
 
 @patch
 def _save(self: SkyExplorer) -> str:
+    check_outputs([self._file()], [self._path] if self._path else [])
     write_image(self._draw()[1], self._file())
     return f"saved {self._file().resolve()}, {self._img.shape[1]}×{self._img.shape[0]} px"
 
