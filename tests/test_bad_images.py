@@ -262,8 +262,13 @@ def test_find_images(tmp_path):
     assert [Path(n).name for n in names[2:]] == ["IMG_9.jpg", "IMG_10.JPG"]
     assert all(path == tmp_path/rel for path, rel in found)
     assert len({str(n) for n in output_names([rel for _, rel in found])}) == 4
-    for name in ("b/IMG_9_mask.png", "b/IMG_10_prob16.png", "a [old]/x.jpg_mask.png"): (tmp_path/name).touch()
-    assert find_images(tmp_path) == found  # what an earlier run wrote is no picture
+    sky = SkyMask(np.ones((60, 80), np.float32))
+    for name, kind in (("b/IMG_9_mask.png", "mask"), ("b/IMG_10_prob16.png", "prob16"), ("b/sky/z.jpg", "overlay"),
+                       ("z_mask.tif", "mask"), ("cut.webp", "cutout"), ("z.bmp", "prob")):
+        sky.save(tmp_path/name, kind, IMG)
+    sky.save(tmp_path/"a [old]_sky_masks/x.jpg", layout="vggt")
+    assert find_images(tmp_path) == found  # what an earlier run wrote is no picture, whatever it is called
+    assert len(find_images(tmp_path, ours=True)) == 11
     (tmp_path/"b/gas_mask.png").touch()
     assert len(find_images(tmp_path)) == 5  # but this is
     assert find_images(tmp_path/"a [old]/x.jpg")[0][1] == Path("x.jpg")  # a name, not a pattern
