@@ -33,8 +33,8 @@ from .core import MARK, SkyError, SkyMask, atomic_write, is_ours
 
 # %% ../nbs/01_images.ipynb #00000005
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".avif", ".heic", ".heif",
-                  ".jpe", ".jfif", ".jif", ".mpo", ".apng", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".j2k", ".j2c", ".jpc",
-                  ".jpx", ".jpf", ".hif", ".avifs", ".heics", ".heifs")
+                  ".jpe", ".jfif", ".jif", ".mpo", ".apng", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".j2k", ".j2c",
+                  ".jpc", ".jpx", ".jpf", ".hif", ".avifs", ".heics", ".heifs")
 MAX_PIXELS = 250_000_000  # larger pictures are refused from their header, before anything is decoded
 MIN_SIDE = 8  # px: below this nobody can say what is sky
 OUTPUTS = {"mask": "_mask.png", "prob": "_prob.png", "prob16": "_prob16.png", "overlay": "_overlay.jpg",
@@ -47,7 +47,8 @@ _RAW_SUFFIXES = (".dng", ".nef", ".nrw", ".cr2", ".cr3", ".crw", ".arw", ".srf",
                  ".pef", ".srw", ".x3f", ".3fr", ".fff", ".iiq", ".erf", ".kdc", ".dcr", ".mrw", ".mef", ".mos", ".rwl",
                  ".gpr")
 _OTHER_SUFFIXES = (".jxl", ".psd", ".psb", ".tga", ".exr", ".hdr", ".dds", ".pfm", ".pam", ".ico", ".pcx", ".xcf",
-                   ".kra", ".svg", ".svgz", ".eps", ".ai", ".insp", ".flif", ".bpg", ".wdp", ".jxr", ".fits", ".fit", ".qoi")
+                   ".kra", ".svg", ".svgz", ".eps", ".ai", ".insp", ".flif", ".bpg", ".wdp", ".jxr", ".fits", ".fit",
+                   ".qoi")
 
 # %% ../nbs/01_images.ipynb #00000007
 def _stream(source, name):
@@ -274,7 +275,7 @@ def _left_out(
                                (_OTHER_SUFFIXES, "picture", "save as JPEG, PNG or TIFF")):
         count = Counter(s for p in found if (s := p.suffix.lower()) in suffixes)
         n = count.total()
-        if n: lines.append(f"{n} {what}{'s' if n > 1 else ''} left out ({' '.join(count)}); {do} first")
+        if n: lines.append(f"{n} {what}{'s' if n > 1 else ''} left out ({' '.join(sorted(count))}); {do} first")
     return lines
 
 # %% ../nbs/01_images.ipynb #0000001e
