@@ -452,7 +452,8 @@ def test_what_is_left_out_is_said(tmp_path, monkeypatch):
         return scandir(folder)
     monkeypatch.setattr(os, "scandir", refuse)
     assert [str(rel) for _, rel in find_images(tmp_path, said.append)] == ["a.jpg", "b.jfif"]
-    assert sorted(line.replace(str(tmp_path), "photos") for line in said) == [
+    assert [type(line) for line in said] == [SkyError, str, str]
+    assert sorted(str(line).replace(str(tmp_path), "photos") for line in said) == [
         "photos/locked: cannot be searched (Permission denied); check its permissions",
         "photos: 1 picture left out (.psd); save as JPEG, PNG or TIFF first",
         "photos: 3 raw photos left out (.dng .nef); develop to JPEG, PNG or TIFF first"]
