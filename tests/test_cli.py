@@ -138,7 +138,7 @@ def test_layouts(tmp_path, model):
     assert skysky("mask", *both, "--model", model, "--layout", "odm", cwd=tmp_path).returncode == 0
     assert files(tmp_path/"images") == ["s/x.jpg", "s/x_mask.png"]
     run = skysky("mask", "images", "--model", model, "--layout", "vggt", "-o", "images", cwd=tmp_path)
-    assert run.returncode == 1 and "would overwrite the pictures" in run.stderr
+    assert run.returncode == 1 and "would replace a picture" in run.stderr
 
 
 def test_skip_existing_and_table(tmp_path, model):
