@@ -170,7 +170,7 @@ def _mask_all(
 def _take_in(
     sources: tuple[str, ...],  # files, folders, patterns; or addresses; or -
     layout: str,
-    folder: Path,  # empty, for what has to be fetched
+    folder: Path | None,  # empty, for what has to be fetched, if anything
 ) -> tuple[Path, list[Path], dict]:  # see `find_sources`; pictures that must be fetched -> their address, or -
     "The pictures that a command line names."
     from skysky.core import SkyError
@@ -228,7 +228,7 @@ def _summary(rows: list, jobs: list, skipped: int, failed: int, seconds: float, 
 
 # %% ../nbs/20_cli.ipynb #c0000004
 def _mask(
-    folder: Path,  # empty, for what comes from or goes to elsewhere
+    folder: Path | None,  # empty, for what comes from elsewhere, if anything does
     sources, out, save, layout, skip_existing, table, overwrite, batch, verbose, quiet, **model,  # of `skysky mask`
 ) -> int:  # pictures that failed
     "What `skysky mask` does."
@@ -301,8 +301,11 @@ def mask(ctx, **options):
     that cannot be read is reported, the others are done, and the exit status is 1. Pictures are never changed. The
     time of a picture is that of model and refinement, without reading and writing.
     """
-    with tempfile.TemporaryDirectory(prefix="skysky-") as folder:
-        ctx.exit(1 if _mask(Path(os.path.realpath(folder)), **options) else 0)
+    from skysky.core import SkyError
+    elsewhere = any(s == "-" or re.match("https?://", s, re.I) for s in options["sources"])
+    try: place = tempfile.TemporaryDirectory(prefix="skysky-") if elsewhere else nullcontext()
+    except OSError as e: raise SkyError(f"no folder for temporary files ({e.strerror}); name one with TMPDIR") from e
+    with place as folder: ctx.exit(1 if _mask(folder and Path(os.path.realpath(folder)), **options) else 0)
 
 # %% ../nbs/20_cli.ipynb #0000001d
 def _counter(quiet: bool):
@@ -496,8 +499,8 @@ def _check_model(
 @click.option("--overwrite", is_flag=True, help="Replace files that skysky did not write.")
 def export(checkpoint, out, name, size, licence, limits, weights, overwrite):
     "Turn a checkpoint into the file that `skysky mask --model FILE.onnx` runs, and check that both agree."
-    from skysky.export import export_model
     _check_model(out, [checkpoint], overwrite)
+    from skysky.export import export_model
     card, difference = export_model(checkpoint, out, name, size, licence, limits, weights == "f16", overwrite)
     size = Path(out).stat().st_size/1e6
     click.echo(f"{card.name}: {out}, {size:.1f} MB, differs from torch by {difference:.1e} in probability at most")
@@ -521,11 +524,11 @@ def quantize(model, out, images, count, overwrite):
     from skysky.core import SkyError
     if missing := [package for package in ("torch", "nncf") if not find_spec(package)]:
         raise SkyError(f"int8 needs {' and '.join(missing)}: run `pip install '.[train,quantize]'` in the clone")
-    from skysky.export import quantize
     from skysky.images import find_images
     from skysky.weights import model_card
     card = model_card(model)
     _check_model(out, [card.path, card.home], overwrite)
+    from skysky.export import quantize
     found = [path for path, _ in find_images(images)]
     some = Random(0).sample(found, min(count, len(found)))
     card, same = quantize(model, out, some, lambda items: _progress("pictures")(items), overwrite)
