@@ -13,8 +13,8 @@ cfg = ini["DEFAULT"]
 def lines(key): return [line.strip() for line in cfg[key].splitlines() if line.strip()]
 
 
-extras = {name: lines(f"{name}_requirements") for name in ("train", "notebook")}
-extras["dev"] = extras["train"] + extras["notebook"] + lines("dev_requirements")
+extras = {name: lines(f"{name}_requirements") for name in ("train", "notebook", "quantize")}
+extras["dev"] = sum(extras.values(), []) + lines("dev_requirements")
 
 setup(
     name=cfg["lib_name"],

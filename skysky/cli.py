@@ -7,22 +7,23 @@ __all__ = ['main', 'mask', 'video', 'camera', 'train', 'evaluate', 'export', 'qu
            'models', 'lab', 'live']
 
 # %% ../nbs/20_cli.ipynb #00000002
-import csv
 import os
 import re
 import sys
+import tempfile
 import time
 import warnings
 import webbrowser
-from contextlib import closing
+from contextlib import closing, nullcontext
 from importlib.util import find_spec
+from io import TextIOWrapper
 from pathlib import Path
 
 import click
 
 # %% ../nbs/20_cli.ipynb #00000005
 _EXTRAS = {"train": ("torch", "torchvision", "fastai", "matplotlib", "onnx", "onnxscript", "safetensors", "yaml"),
-           "notebook": ("anywidget", "ipywidgets", "jupyterlab", "voila")}
+           "notebook": ("anywidget", "ipywidgets", "jupyterlab", "voila"), "quantize": ("nncf",)}
 
 def _advice(e: BaseException) -> str | None:  # None: a bug, not an error of the user's
     "The line that a user gets for an exception."
@@ -35,8 +36,26 @@ def _advice(e: BaseException) -> str | None:  # None: a bug, not an error of the
     return str(e) if core and isinstance(e, core.SkyError) else None
 
 # %% ../nbs/20_cli.ipynb #00000007
+def _home(arg: str) -> str:
+    "An argument with `~` expanded where shells leave it alone: in quotes, after `--csv=`, after `-o`."
+    option, path = re.fullmatch(r"(--[\w-]+=|\w+=|-\w(?=~))?(.*)", arg, re.S).groups(default="")
+    return option + os.path.expanduser(path)
+
 class _Commands(click.Group):
-    "A group of commands that turns errors of the user's into one line and an exit status."
+    "A group of commands that takes every path and console, and turns errors of the user's into one line and a status."
+    def main(self, args=None, *more, **kwargs):
+        for stream in (sys.stdout, sys.stderr):  # a name or a sign that the console does not know is spelled out
+            if isinstance(stream, TextIOWrapper): stream.reconfigure(errors="backslashreplace")
+        return super().main([_home(arg) for arg in (sys.argv[1:] if args is None else args)], *more, **kwargs)
+
+    def resolve_command(self, ctx, args):
+        name = args[0]
+        if self.get_command(ctx, name) or not (os.path.exists(name) or re.search(r"[-./*]", name)):
+            return super().resolve_command(ctx, args)
+        from skysky.jobs import VIDEO_SUFFIXES
+        command = "video" if name.lower().endswith(VIDEO_SUFFIXES) else "mask"
+        ctx.fail(f"No such command {name!r}. To find its sky: {ctx.command_path} {command} {name}")
+
     def invoke(self, ctx):
         try: return super().invoke(ctx)
         except KeyboardInterrupt: line, status = "interrupted; what is written is whole", 130
@@ -103,12 +122,14 @@ def _segmenter(model, device, engine, precision, size, threshold, no_refine, fli
     return seg
 
 # %% ../nbs/20_cli.ipynb #0000000e
-def _row(path: Path, img, sky, seconds: float) -> dict:
+_COLUMNS = ("path", "width", "height", "sky", "has_sky", "horizon_angle", "horizon_offset", "ms")
+
+def _row(path, img, sky, seconds: float) -> dict:
     "What the table says of a picture."
     horizon = sky.horizon()
-    return {"path": str(path), "width": img.shape[1], "height": img.shape[0], "sky": round(sky.fraction, 4),
-            "has_sky": int(sky.has_sky), "horizon_angle": round(horizon.angle, 2) if horizon else "",
-            "horizon_offset": round(horizon.offset, 4) if horizon else "", "ms": round(seconds*1000, 1)}
+    line = (round(horizon.angle, 2), round(horizon.offset, 4)) if horizon else ("", "")
+    values = (path, img.shape[1], img.shape[0], round(sky.fraction, 4), int(sky.has_sky), *line, round(seconds*1000, 1))
+    return dict(zip(_COLUMNS, values, strict=True))
 
 # %% ../nbs/20_cli.ipynb #0000000f
 def _line(row: dict, name: str) -> str:
@@ -118,8 +139,10 @@ def _line(row: dict, name: str) -> str:
 
 # %% ../nbs/20_cli.ipynb #00000010
 def _mask_all(
-    seg, jobs: list, base: Path, layout: str,  # see `plan_jobs`
+    seg, jobs: list, layout: str,  # see `plan_jobs`
     batch: int | None,  # see `Segmenter.each`
+    names: dict,  # picture -> what it is called: in the table, and in the line about it
+    table,  # None, or an open `Table`
     rows: list[dict],  # gets a row for each picture that is done
     say, lines: bool,  # where to print, and whether to print a line for each picture rather than a bar
 ) -> int:  # pictures that failed
@@ -127,31 +150,68 @@ def _mask_all(
     outputs, failed = dict(jobs), 0
 
     def finish(path, img, sky, seconds):
+        row = _row(names[path][0], img, sky, seconds)
         for kind, file in outputs[path].items(): sky.save(file, kind, img, layout)
-        return _row(path, img, sky, seconds)
+        if table: table.add(row)
+        return row
 
     with closing(seg.each(outputs, finish, batch)) as done:
         for i, ((path, row), _) in enumerate(zip(done, _progress("masks", not lines)(jobs), strict=False), 1):
             if isinstance(row, Exception):
                 failed += 1
-                why = str(row) or f"{path}: not enough memory"
+                why = str(row).replace(str(path), names[path][0]) or f"{names[path][0]}: not enough memory"
                 click.echo(f"{'' if lines else chr(10)}skysky: {why}", err=True)
                 continue
             rows.append(row)
-            if lines: say(f"[{i}/{len(jobs)}] {_line(row, str(path.relative_to(base)))}")
+            if lines: say(f"[{i}/{len(jobs)}] {_line(row, names[path][1])}")
     return failed
 
 # %% ../nbs/20_cli.ipynb #00000011
-def _write_table(
-    rows: list[dict],  # of `_row`
-    path: str,
-):
-    "Write the table of a run as CSV."
-    from skysky.core import atomic_write
-    with atomic_write(path) as tmp, tmp.open("w", newline="", encoding="utf-8") as f:
-        writer = csv.DictWriter(f, rows[0] if rows else ["path"])
-        writer.writeheader()
-        writer.writerows(rows)
+def _take_in(
+    sources: tuple[str, ...],  # files, folders, patterns; or addresses; or -
+    layout: str,
+    folder: Path | None,  # empty, for what has to be fetched, if anything
+) -> tuple[Path, list[Path], dict]:  # see `find_sources`; pictures that must be fetched -> their address, or -
+    "The pictures that a command line names."
+    from skysky.core import SkyError
+    from skysky.jobs import address_paths, find_sources
+    addresses = [s for s in sources if re.match("https?://", s, re.I)]
+    if not addresses and "-" not in sources: return *find_sources(sources, layout), {}
+    fetched = {folder/"stdin": "-"} if "-" in sources else address_paths(addresses, folder)
+    if set(fetched.values()) != set(sources):
+        raise SkyError("files, addresses and standard input (-) are masked in runs of their own")
+    return Path(os.path.commonpath([path.parent for path in fetched])), list(fetched), fetched
+
+# %% ../nbs/20_cli.ipynb #c0000002
+def _read_stdin(path: Path):
+    "Save what comes on standard input."
+    from skysky.core import SkyError
+    from skysky.jobs import MAX_BYTES
+    stdin = click.get_binary_stream("stdin")
+    if stdin.isatty(): raise SkyError("-: no picture on standard input; give one: skysky mask - < x.jpg > mask.png")
+    data = stdin.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES: raise SkyError(f"-: more than {MAX_BYTES/1e6:g} MB; scale the picture down")
+    path.write_bytes(data)
+
+# %% ../nbs/20_cli.ipynb #c0000003
+def _fetch_all(
+    jobs: list,  # see `plan_jobs`
+    fetched: dict,  # see `_take_in`
+) -> list:  # the jobs whose picture is there now
+    "Fetch what is no file yet, and name the right command for videos; says in a line what can't be had."
+    from skysky.core import SkyError
+    from skysky.jobs import VIDEO_SUFFIXES, fetch
+    ready = []
+    for path, files in jobs:
+        source = fetched.get(path)
+        try:
+            if path.suffix.lower() in VIDEO_SUFFIXES:
+                raise SkyError(f"{source or path}: a video; run: skysky video {source or path}")
+            if source == "-": _read_stdin(path)
+            elif source: fetch(source, path)
+        except SkyError as e: click.echo(f"skysky: {e}", err=True)
+        else: ready.append((path, files))
+    return ready
 
 # %% ../nbs/20_cli.ipynb #00000012
 def _near(path: Path) -> str:
@@ -166,13 +226,56 @@ def _summary(rows: list, jobs: list, skipped: int, failed: int, seconds: float, 
     notes = "".join(f", {n} {what}" for what, n in counts.items() if n)
     return [f"{len(rows)} of {len(jobs)} done in {seconds:.1f} s{notes}; outputs in {_near(out)}"]
 
+# %% ../nbs/20_cli.ipynb #c0000004
+def _mask(
+    folder: Path | None,  # empty, for what comes from elsewhere, if anything does
+    sources, out, save, layout, skip_existing, table, overwrite, batch, verbose, quiet, **model,  # of `skysky mask`
+) -> int:  # pictures that failed
+    "What `skysky mask` does."
+    from skysky.core import SkyError, check_outputs
+    from skysky.images import OUTPUTS
+    from skysky.jobs import Table, check_places, default_output, plan_jobs, printable
+    kinds, piped = [kind.strip() for kind in save.split(",")], "-" in sources and not out
+    say = (lambda line: None) if quiet else lambda line: click.echo(line, err=piped)
+    if piped and (len(kinds) > 1 or sys.stdout.isatty()):
+        raise SkyError("standard output takes one kind of output, and is no terminal: ... > mask.png; or give -o")
+    base, paths, fetched = _take_in(sources, layout, folder)
+    if piped: place = folder/f"out{Path(OUTPUTS.get(save, '')).suffix}"
+    else: place = out or default_output(Path.cwd() if fetched else base, layout)
+    jobs = plan_jobs(base, paths, place, layout, kinds)
+    known = Table(table, _COLUMNS, overwrite) if table else None
+    names = {p: (fetched.get(p) or str(p), str(p.relative_to(base))) for p, _ in jobs}
+
+    def there(path, files):
+        lost = known and known.torn and printable(names[path][0]) not in known.rows
+        return all(f.exists() for f in files) and not lost
+
+    todo = [(p, files) for p, files in jobs if not (skip_existing and there(p, files.values()))]
+    outputs = [f for _, files in todo for f in files.values()] + ([Path(table)] if table else [])
+    check_outputs(outputs, names, overwrite)
+    check_places(outputs)
+    rows, start = [], time.perf_counter()
+    ready = _fetch_all(todo, fetched)
+    if ready: seg = _segmenter(**model, say=say, quiet=quiet)
+    with known or nullcontext():
+        lines = verbose or quiet or len(ready) == 1 or not sys.stderr.isatty()
+        if ready: _mask_all(seg, ready, layout, batch, names, known, rows, say, lines)
+    failed, skipped = len(todo) - len(rows), len(jobs) - len(todo)
+    if piped:
+        for file in (f for f in outputs if f.exists()): click.get_binary_stream("stdout").write(file.read_bytes())
+    else:
+        seconds, place = time.perf_counter() - start, Path(os.path.abspath(place))
+        for line in _summary(rows, jobs, skipped, failed, seconds, place): say(line)
+    return failed
+
 # %% ../nbs/20_cli.ipynb #00000014
 _OUT_DEFAULT = "FOLDER_sky beside the folder of the pictures; ./sky when that would be above the current one"
 
 @main.command()
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@click.option("-o", "--out", metavar="DIR", show_default=_OUT_DEFAULT,
-              help="Folder for the outputs; the subfolders of the pictures are kept in it.")
+@click.option("-o", "--out", metavar="DIR|FILE", show_default=_OUT_DEFAULT,
+              help="Folder for the outputs; the subfolders of the pictures are kept in it. For one output of one "
+                   "picture also its file, such as mask.png.")
 @click.option("--save", default="mask", metavar="KIND,...",
               help="What to write, separated by commas: mask (sky 255, rest 0), prob and prob16 (soft, 8 and 16 bit), "
                    "overlay (sky painted), cutout (sky transparent).")
@@ -180,36 +283,29 @@ _OUT_DEFAULT = "FOLDER_sky beside the folder of the pictures; ./sky when that wo
               help="Whose names and polarity the masks have: skysky (sky is 255), colmap, vggt, odm, metashape (0).")
 @click.option("--skip-existing", is_flag=True, help="Leave out pictures whose outputs are all there.")
 @click.option("--csv", "table", metavar="FILE",
-              help="Write a table of the pictures done: size in pixels, share of sky 0 to 1, verdict, horizon, time.")
+              help="Add the pictures done to a table: size in pixels, share of sky 0 to 1, verdict, horizon, time. A "
+                   "row is there as soon as its picture is; those of earlier runs stay.")
+@click.option("--overwrite", is_flag=True,
+              help="Replace files that skysky did not write; the pictures themselves are never replaced.")
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", show_default="1, on a GPU 8",
               help="Pictures of one shape that go through the model together.")
 @_model_options
 @click.option("-v", "--verbose", is_flag=True, help="A line for each picture rather than a progress bar.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.pass_context
-def mask(ctx, sources, out, save, layout, skip_existing, table, batch, verbose, quiet, **model):
+def mask(ctx, **options):
     """Write the sky masks of pictures.
 
-    SOURCE is a file, a folder (searched with its subfolders) or a quoted pattern such as "photos/**/*.jpg". A picture
+    SOURCE is a file, a folder (searched with its subfolders) or a quoted pattern such as "photos/**/*.jpg"; an address
+    (http, https), which is fetched; or - for a picture on standard input, whose mask goes to standard output. A picture
     that cannot be read is reported, the others are done, and the exit status is 1. Pictures are never changed. The
     time of a picture is that of model and refinement, without reading and writing.
     """
-    from skysky.jobs import default_output, find_sources, plan_jobs
-    say = (lambda line: None) if quiet else click.echo
-    base, paths = find_sources(sources)
-    out = Path(os.path.abspath(out)) if out else default_output(base, layout)
-    jobs = plan_jobs(base, paths, out, layout, [kind.strip() for kind in save.split(",")])
-    todo = [j for j in jobs if not (skip_existing and all(f.exists() for f in j[1].values()))]
-    rows, failed, start = [], 0, time.perf_counter()
-    try:
-        if todo:
-            lines = verbose or quiet or len(todo) == 1 or not sys.stderr.isatty()
-            seg = _segmenter(**model, say=say, quiet=quiet)
-            failed = _mask_all(seg, todo, base, layout, batch, rows, say, lines)
-    finally:
-        if table: _write_table(rows, table)
-    for line in _summary(rows, jobs, len(jobs) - len(todo), failed, time.perf_counter() - start, out): say(line)
-    ctx.exit(1 if failed else 0)
+    from skysky.core import SkyError
+    elsewhere = any(s == "-" or re.match("https?://", s, re.I) for s in options["sources"])
+    try: place = tempfile.TemporaryDirectory(prefix="skysky-") if elsewhere else nullcontext()
+    except OSError as e: raise SkyError(f"no folder for temporary files ({e.strerror}); name one with TMPDIR") from e
+    with place as folder: ctx.exit(1 if _mask(folder and Path(os.path.realpath(folder)), **options) else 0)
 
 # %% ../nbs/20_cli.ipynb #0000001d
 def _counter(quiet: bool):
@@ -223,6 +319,22 @@ def _counter(quiet: bool):
         left = "" if p.left is None else f"  {p.left:.0f} s left"
         click.echo(f"\r{p.frames}{total} frames  {p.rate:.1f} a second{left}\033[K", nl=False, err=True)
     return show
+
+# %% ../nbs/20_cli.ipynb #c0000008
+def _refuse_picture(source: str):
+    "Name the right command for a file that is a picture and does not move."
+    from PIL import Image
+
+    from skysky.core import SkyError
+    from skysky.images import IMAGE_SUFFIXES
+    suffix = Path(source).suffix.lower()
+    if suffix not in IMAGE_SUFFIXES or not os.path.isfile(source): return
+    if suffix in (".gif", ".png", ".webp", ".avif"):
+        try:
+            with Image.open(source) as im:
+                if getattr(im, "n_frames", 1) > 1: return
+        except (OSError, ValueError, Image.DecompressionBombError): return  # whoever reads it will say what is wrong
+    raise SkyError(f"{source}: a picture; run: skysky mask {source}")
 
 # %% ../nbs/20_cli.ipynb #0000001e
 _PARTIAL = 3  # exit status of a run whose source was damaged or cut off
@@ -254,6 +366,7 @@ def video(ctx, source, out, save, smooth, table, csv_only, quiet, **model):
     """
     from skysky.video import ALPHA_OUTPUTS, segment_video, video_segmenter
     say = (lambda line: None) if quiet else click.echo
+    _refuse_picture(source)
     name = Path(source).stem
     if csv_only: out, table = None, table or f"{name}_sky.csv"
     else: out = out or f"{name}_sky{'.webm' if save in ALPHA_OUTPUTS else '.mp4'}"
@@ -360,6 +473,17 @@ def evaluate(ctx, data, out, split, match, allow_missing, record, **model):
         write_card(seg.card, seg.card.home)
     ctx.exit(1 if report.errors else 0)
 
+# %% ../nbs/20_cli.ipynb #c0000009
+def _check_model(
+    out: str, sources: list,  # the .onnx file to write, and the files it is made from
+    overwrite: bool,
+):
+    "Refuse a place that cannot be written, or holds anything but a model with its card. A card that fits is our mark."
+    from skysky.jobs import check_places
+    from skysky.weights import check_model_files
+    check_model_files(out, sources, overwrite)
+    check_places([Path(out), Path(out).with_suffix(".json")])
+
 # %% ../nbs/20_cli.ipynb #00000025
 @main.command(short_help="Turn a checkpoint into an .onnx model.")
 @click.argument("checkpoint", metavar="CHECKPOINT.safetensors")
@@ -372,10 +496,12 @@ def evaluate(ctx, data, out, split, match, allow_missing, record, **model):
 @click.option("--limits", default="", metavar="TEXT", help="Where the model fails, in plain words, for the card.")
 @click.option("--weights", default="f16", type=click.Choice(["f16", "f32"]),
               help="Number format in which the weights are stored; f16 halves the file.")
-def export(checkpoint, out, name, size, licence, limits, weights):
+@click.option("--overwrite", is_flag=True, help="Replace files that skysky did not write.")
+def export(checkpoint, out, name, size, licence, limits, weights, overwrite):
     "Turn a checkpoint into the file that `skysky mask --model FILE.onnx` runs, and check that both agree."
+    _check_model(out, [checkpoint], overwrite)
     from skysky.export import export_model
-    card, difference = export_model(checkpoint, out, name, size, licence, limits, weights == "f16")
+    card, difference = export_model(checkpoint, out, name, size, licence, limits, weights == "f16", overwrite)
     size = Path(out).stat().st_size/1e6
     click.echo(f"{card.name}: {out}, {size:.1f} MB, differs from torch by {difference:.1e} in probability at most")
 
@@ -387,18 +513,25 @@ def export(checkpoint, out, name, size, licence, limits, weights):
 @click.option("--images", required=True, metavar="SOURCE",
               help="Pictures to calibrate on, as for `skysky mask`: a folder, or a quoted pattern.")
 @click.option("-n", "count", default=100, type=click.IntRange(min=1), help="Number of them that are used.")
-def quantize(model, out, images, count):
+@click.option("--overwrite", is_flag=True, help="Replace files that skysky did not write.")
+def quantize(model, out, images, count, overwrite):
     """Write a model in int8: weights and activations get eight bits, whose ranges are measured on pictures.
 
     Evaluate it before you use it: how much exactness it costs depends on the network.
     """
     from random import Random
 
-    from skysky.export import quantize
+    from skysky.core import SkyError
+    if missing := [package for package in ("torch", "nncf") if not find_spec(package)]:
+        raise SkyError(f"int8 needs {' and '.join(missing)}: run `pip install '.[train,quantize]'` in the clone")
     from skysky.images import find_images
+    from skysky.weights import model_card
+    card = model_card(model)
+    _check_model(out, [card.path, card.home], overwrite)
+    from skysky.export import quantize
     found = [path for path, _ in find_images(images)]
     some = Random(0).sample(found, min(count, len(found)))
-    card, same = quantize(model, out, some, lambda items: _progress("pictures")(items))
+    card, same = quantize(model, out, some, lambda items: _progress("pictures")(items), overwrite)
     click.echo(f"{card.name}: {out}, {Path(out).stat().st_size/1e6:.1f} MB, masks agree on {same:.2%} of the pixels")
 
 # %% ../nbs/20_cli.ipynb #00000027
@@ -426,8 +559,9 @@ def _names(ctx, param, value: str) -> tuple[str, ...]:
               show_default="what OMP_NUM_THREADS says, or all cores", help="CPU threads.")
 @click.option("--photos", type=click.IntRange(min=1), metavar="N", show_default="200",
               help="Photos of 1 to 12 megapixels in the folder that is masked; they are rendered.")
+@click.option("--overwrite", is_flag=True, help="Replace files that skysky did not write.")
 @click.option("--quick", is_flag=True, help="Less of everything, in seconds: shows that it works, and little more.")
-def bench(out, models, size, engines, precisions, threads, photos, quick):
+def bench(out, models, size, engines, precisions, threads, photos, overwrite, quick):
     """Measure engines, stages, a folder and memory, and beside them what the machine can do at best, in one run.
 
     Takes minutes: let nothing else run meanwhile. The
@@ -435,7 +569,7 @@ def bench(out, models, size, engines, precisions, threads, photos, quick):
     """
     from skysky.bench import bench
     report = bench(models, size, engines, precisions, threads, photos, quick, out,
-                   lambda what: click.echo(f"measuring {what}", err=True))
+                   lambda what: click.echo(f"measuring {what}", err=True), overwrite)
     click.echo(report.text())
     click.echo(f"written to {out}")
 

@@ -27,7 +27,7 @@ from .engines import STRIDE, open_engine
 from .images import read_image
 from .models import load_checkpoint
 from .segment import fit
-from .weights import ModelCard, file_sha256, model_card, model_path, write_card
+from .weights import ModelCard, check_model_files, file_sha256, model_card, model_path, write_card
 
 # %% ../nbs/16_export.ipynb #00000005
 class SeamModel(nn.Module):
@@ -117,10 +117,12 @@ def export_model(
     licence: str = "",  # of the weights
     limits: str = "",  # where the model fails, in plain words
     half: bool = True,  # store the weights as float16
+    overwrite: bool = False,  # replace files that skysky did not write, too
 ) -> tuple[ModelCard, float]:  # the card, and the largest difference of probability from torch
     "Export a checkpoint, check parity, write the card."
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.suffix != ".onnx": raise SkyError(f"{path}: a model is exported to an .onnx file")
+    check_model_files(path, [checkpoint], overwrite)
     model, config = load_checkpoint(checkpoint)
     training = config.get("training", {})
     seam = config["mean"], config["std"], _kept(training).get("temperature", 1.)
@@ -182,13 +184,15 @@ def quantize(
     path: str | os.PathLike,  # .onnx file to write; its card is written beside it as .json
     images: Iterable,  # some dozens of what `read_image` takes, of the kind that the model is for
     progress: Callable[[Iterable], Iterable] = iter,  # around the images, as they are read
+    overwrite: bool = False,  # replace files that skysky did not write, too
 ) -> tuple[ModelCard, float]:  # the card, and the share of the images' pixels whose mask stays the same
     "Write an exported model in int8 (post-training quantisation, calibrated on `images`)."
     try:
         import nncf
     except ImportError as e: raise SkyError(f"int8 needs nncf ({e}): run `pip install nncf`") from e
-    path, card = Path(path), model_card(model)
+    path, card = Path(path).expanduser(), model_card(model)
     if path.suffix != ".onnx": raise SkyError(f"{path}: a model is exported to an .onnx file")
+    check_model_files(path, [card.path, card.home], overwrite)
     fed = [fit(read_image(img), card.size)[None] for img in progress(images)]
     if not fed: raise SkyError("int8 is calibrated on pictures: give some dozens")
     graph = onnx.load(model_path(model))

@@ -323,7 +323,7 @@ class Autocast(Callback):
         self.cast.__exit__(None, None, None)
         self.learn.pred = to_float(self.pred)
 
-# %% ../nbs/15_train.ipynb #f5000003
+# %% ../nbs/15_train.ipynb #00000020
 def step_times(
     model: nn.Module,  # on the CPU
     size: tuple[int, int],  # height and width that it is trained at, px
@@ -344,7 +344,7 @@ def step_times(
                 copy.zero_grad()
     return {name: min(seconds[1:]) for name, seconds in times.items()}  # the first makes the kernels
 
-# %% ../nbs/15_train.ipynb #00000020
+
 def precision_cbs(
     device: torch.device,
     amp: str = "auto",  # auto or off

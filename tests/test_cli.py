@@ -7,7 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +21,8 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from skysky.cli import main
-from skysky.images import LAYOUTS, OUTPUTS
+from skysky.core import MARK
+from skysky.images import LAYOUTS, OUTPUTS, read_image
 from skysky.weights import DEFAULT_MODEL, file_sha256
 
 SKYSKY = [sys.executable, "-c", "from skysky.cli import main; main(prog_name='skysky')"]
@@ -57,6 +61,15 @@ def skysky(*args, cwd=None, **kwargs):
     return subprocess.run([*SKYSKY, *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=120, **kwargs)
 
 
+def table(path):
+    "A table as any program reads it: file name -> row."
+    with path.open(newline="", encoding="utf-8") as f: rows = list(csv.DictReader(f))
+    found = {Path(row["path"]).name: row for row in rows}
+    assert len(found) == len(rows), "each picture once"
+    assert all(None not in row and None not in row.values() for row in rows), "whole rows"
+    return found
+
+
 def files(folder):
     "What is in a folder and below, hidden files too."
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir())
@@ -82,7 +95,7 @@ def test_tree_is_kept_and_twins_do_not_collide(tmp_path, model):
     assert [round(share(out/f), 2) for f in files(out)] == [.2, .4, .6, 0]
     assert before == {p: p.read_bytes() for p in (tmp_path/"in").rglob("*.*")}, "the pictures are never touched"
     lines = run.stdout.splitlines()
-    assert re.match(r"blue at 512 px, openvino on CPU: .+ \((bf16|f32), \d+ threads?\)$", lines[0])
+    assert re.match(r"blue at 512 px, openvino on CPU: .+ \((bf16|f32), \d+ threads?(; measured: .+)?\)$", lines[0])
     assert re.match(r"\[1/4\] a/x.jpg  400×300  sky 20\.\d%  \d+ ms$", lines[1])
     assert re.match(r"\[4/4\] top.png  400×300  no sky  \d+ ms$", lines[4])
     assert re.match(r"4 of 4 done in [\d.]+ s, 1 without sky; outputs in in_sky$", lines[5])
@@ -125,7 +138,7 @@ def test_layouts(tmp_path, model):
     assert skysky("mask", *both, "--model", model, "--layout", "odm", cwd=tmp_path).returncode == 0
     assert files(tmp_path/"images") == ["s/x.jpg", "s/x_mask.png"]
     run = skysky("mask", "images", "--model", model, "--layout", "vggt", "-o", "images", cwd=tmp_path)
-    assert run.returncode == 1 and "would overwrite the pictures" in run.stderr
+    assert run.returncode == 1 and "would replace a picture" in run.stderr
 
 
 def test_skip_existing_and_table(tmp_path, model):
@@ -137,8 +150,8 @@ def test_skip_existing_and_table(tmp_path, model):
     run = skysky(*args, "--csv", tmp_path/"table.csv")
     assert "1 of 2 done" in run.stdout and "1 already there" in run.stdout
     assert (tmp_path/"in_sky/x_mask.png").stat().st_mtime_ns == kept
-    with (tmp_path/"table.csv").open(newline="", encoding="utf-8") as f: [row] = csv.DictReader(f)
-    assert (Path(row["path"]).name, row["width"], row["height"], row["has_sky"]) == ("y.jpg", "400", "300", "1")
+    [(name, row)] = table(tmp_path/"table.csv").items()
+    assert (name, row["width"], row["height"], row["has_sky"]) == ("y.jpg", "400", "300", "1")
     assert abs(float(row["sky"]) - .4) < .01 and abs(float(row["horizon_offset"]) - .4) < .01
     assert abs(float(row["horizon_angle"])) < 1 and float(row["ms"]) > 0
     assert skysky(*args).returncode == 0, "nothing to do is no error"
@@ -160,9 +173,8 @@ def test_no_sky_is_an_empty_mask(tmp_path, model):
         "grey.png": "no sky", "sliver.png": "sky 0.1%", "speck.png": "no sky", "wall.png": "no sky"}
     assert "4 of 4 done in" in run.stdout and ", 3 without sky;" in run.stdout
     for path in (tmp_path/"in_sky").iterdir(): assert (share(path) > 0) == (path.name == "sliver_mask.png")
-    with (tmp_path/"table.csv").open(newline="", encoding="utf-8") as f: table = list(csv.DictReader(f))
-    for row in table:
-        if Path(row["path"]).stem == "sliver": assert row["has_sky"] == "1" and float(row["horizon_offset"]) < .2
+    for name, row in table(tmp_path/"table.csv").items():
+        if name == "sliver.png": assert row["has_sky"] == "1" and float(row["horizon_offset"]) < .2
         else: assert (row["sky"], row["has_sky"], row["horizon_angle"], row["horizon_offset"]) == ("0.0", "0", "", "")
     run = skysky("mask", "in/wall.png", "--model", model, "--layout", "colmap", "-o", "out", cwd=tmp_path)
     assert "no sky" in run.stdout and share(tmp_path/"out/wall.png.png") == 1, "nothing is masked out"
@@ -171,6 +183,329 @@ def test_no_sky_is_an_empty_mask(tmp_path, model):
 def test_quiet(tmp_path, model):
     run = skysky("mask", photo(tmp_path/"in/x.jpg"), "--model", model, "-q")
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+# What the user owns, and where things lie
+
+def refused(run, why):
+    "A run ended with one line that holds `why`."
+    assert run.returncode == 1 and run.stdout == "" and run.stderr.startswith("skysky: "), run
+    assert run.stderr.count("\n") == 1 and why in run.stderr, run.stderr
+
+
+def test_a_table_never_replaces_a_picture_or_another_table(tmp_path, model):
+    for name in "abc": photo(tmp_path/f"in/{name}.jpg")
+    before = (tmp_path/"in/a.jpg").read_bytes()
+    refused(skysky("mask", "--csv", *sorted((tmp_path/"in").iterdir()), "--model", model, cwd=tmp_path), "a.jpg")
+    refused(skysky("mask", "--csv", "in/a.jpg", "in", "--overwrite", "--model", model, cwd=tmp_path), "a.jpg")
+    assert (tmp_path/"in/a.jpg").read_bytes() == before and files(tmp_path) == ["in/a.jpg", "in/b.jpg", "in/c.jpg"]
+    for text in ("path,width\n/x.jpg,400\n", f"frame,sky,{MARK}\n1,.5,0\n", ""):
+        (tmp_path/"mine.csv").write_text(text)
+        run = skysky("mask", "in", "--csv", "mine.csv", "--model", model, cwd=tmp_path)
+        if text: refused(run, "--overwrite")
+        assert (tmp_path/"mine.csv").read_text().startswith(text)
+    (tmp_path/"mine.csv").write_text("path,width\n/x.jpg,400\n")
+    assert skysky("mask", "in", "--csv", "mine.csv", "--overwrite", "--model", model, cwd=tmp_path).returncode == 0
+    assert sorted(table(tmp_path/"mine.csv")) == ["a.jpg", "b.jpg", "c.jpg"]
+    mask = (tmp_path/"in_sky/a_mask.png").read_bytes()  # known as ours, but no table
+    refused(skysky("mask", "in", "--csv", "in_sky/a_mask.png", "--model", model, cwd=tmp_path), "a_mask.png")
+    assert (tmp_path/"in_sky/a_mask.png").read_bytes() == mask
+
+
+@pytest.mark.parametrize(("layout", "drawn"), [("skysky", "images_sky/b_mask.png"), ("colmap", "masks/b.jpg.png"),
+                                               ("odm", "images/b_mask.png"), ("metashape", "masks/b_mask.png"),
+                                               ("vggt", "images_sky_masks/b.jpg")])
+def test_masks_that_the_user_drew_are_kept(tmp_path, model, layout, drawn):
+    for name in "ab": photo(tmp_path/f"images/{name}.jpg")
+    mine = photo(tmp_path/drawn, size=(40, 30)).read_bytes()
+    command = ("mask", "images", "--layout", layout, "--model", model)
+    refused(skysky(*command, cwd=tmp_path), Path(drawn).name)
+    assert (tmp_path/drawn).read_bytes() == mine
+    assert len(files(tmp_path)) == 3, "nothing is written before all is known to be allowed"
+    run = skysky(*command, "--skip-existing", cwd=tmp_path)
+    assert run.returncode == 0 and "1 already there" in run.stdout and (tmp_path/drawn).read_bytes() == mine
+    assert skysky(*command, "--overwrite", cwd=tmp_path).returncode == 0
+    assert (tmp_path/drawn).read_bytes() != mine
+    assert skysky(*command, cwd=tmp_path).returncode == 0, "what skysky wrote it may write again"
+
+
+def test_a_table_is_completed(tmp_path, model):
+    for name in "ab": photo(tmp_path/f"in/{name}.jpg")
+    command = ("mask", "in", "--csv", "new/sky.csv", "--model", model)
+    for more in ((), ("--skip-existing",)): assert skysky(*command, *more, cwd=tmp_path).returncode == 0
+    first = table(tmp_path/"new/sky.csv")
+    photo(tmp_path/"in/c.jpg", 0)
+    photo(tmp_path/"in/b.jpg", .7)
+    (tmp_path/"in_sky/b_mask.png").unlink()
+    assert "2 of 3 done" in skysky(*command, "--skip-existing", cwd=tmp_path).stdout
+    second = table(tmp_path/"new/sky.csv")
+    assert list(first) == ["a.jpg", "b.jpg"] and list(second) == ["a.jpg", "b.jpg", "c.jpg"]
+    assert second["a.jpg"] == first["a.jpg"] and second["b.jpg"]["sky"][:3] == "0.7"
+    assert second["c.jpg"]["has_sky"] == "0"
+    assert list(first["a.jpg"])[-1] == MARK
+
+
+@pytest.mark.parametrize("cut", [1, 3, 30, 70, 150])
+def test_a_table_that_was_cut_off_is_mended(tmp_path, model, cut):
+    for name in "abc": photo(tmp_path/f"in/{name}.jpg")
+    command = ("mask", "in", "--csv", "sky.csv", "--skip-existing", "--model", model)
+    assert skysky(*command, cwd=tmp_path).returncode == 0
+    whole = table(tmp_path/"sky.csv")
+    os.truncate(tmp_path/"sky.csv", (tmp_path/"sky.csv").stat().st_size - cut)
+    assert skysky(*command, cwd=tmp_path).returncode == 0
+    mended = table(tmp_path/"sky.csv")
+    assert [{k: row[k] for k in row if k != "ms"} for row in mended.values()] == [
+        {k: row[k] for k in row if k != "ms"} for row in whole.values()]
+
+
+def test_a_kill_costs_no_row(tmp_path, model):
+    for i in range(40): photo(tmp_path/f"in/{i}.jpg", size=(1200, 900))
+    process = subprocess.Popen([*SKYSKY, "mask", "in", "--model", model, "--csv", "sky.csv"], cwd=tmp_path,
+                               stdout=subprocess.DEVNULL)
+    out = tmp_path/"in_sky"
+    while len(list(out.glob("[0-9]*_mask.png"))) < 5:
+        assert process.poll() is None
+        time.sleep(.01)
+    process.kill()
+    process.wait()
+    done = {p.stem.removesuffix("_mask") for p in out.glob("[0-9]*_mask.png")}
+    rows = {Path(name).stem for name in table(tmp_path/"sky.csv")}
+    assert rows <= done and len(done - rows) <= 2, "at most those in the middle of being written"
+    assert len(rows) >= 3
+
+
+def test_project_folder_of_another_program(tmp_path, model):
+    "Run in the project, on the project, or on its pictures: the masks lie where the program looks, time after time."
+    wanted = {"colmap": "masks/{}.jpg.png", "vggt": "images_sky_masks/{}.jpg", "odm": "images/{}_mask.png",
+              "metashape": "masks/{}_mask.png"}
+    for layout, name in wanted.items():
+        project = tmp_path/layout
+        for picture in ("cam 1/a", "b"): photo(project/f"images/{picture}.jpg")
+        photo(project/"logo.png")
+        want = sorted(["images/b.jpg", "images/cam 1/a.jpg", "logo.png", name.format("b"), name.format("cam 1/a")])
+        for source, folder in ((".", project), (layout, tmp_path), (project/"images", tmp_path),
+                               (".", project/"images")):
+            run = skysky("mask", source, "--layout", layout, "--model", model, cwd=folder)
+            assert run.returncode == 0 and "2 of 2 done" in run.stdout, run
+            assert files(project) == want
+
+
+@pytest.mark.parametrize(("source", "out", "masks"), [
+    ("proj", "proj/images", ["images/images/a_mask.png", "images/images/s/b_mask.png"]),
+    ("proj", "proj", ["images/a_mask.png", "images/s/b_mask.png"]),
+    ("proj", "proj/new", ["new/images/a_mask.png", "new/images/s/b_mask.png"]),
+    ("proj/images", "proj/images/s", ["images/s/a_mask.png", "images/s/s/b_mask.png"])])
+def test_outputs_among_the_pictures(tmp_path, model, source, out, masks):
+    for name in ("a", "s/b"): photo(tmp_path/f"proj/images/{name}.jpg")
+    for _ in range(2):
+        run = skysky("mask", source, "-o", out, "--model", model, cwd=tmp_path)
+        assert run.returncode == 0 and "2 of 2 done" in run.stdout, run
+        assert files(tmp_path/"proj") == sorted(["images/a.jpg", "images/s/b.jpg", *masks])
+
+
+def test_a_file_as_output(tmp_path, model):
+    photo(tmp_path/"in/x.jpg")
+    photo(tmp_path/"in/y.jpg")
+    for name in ("m.png", "new/m.tif"):
+        run = skysky("mask", "in/x.jpg", "-o", name, "--model", model, cwd=tmp_path)
+        assert run.returncode == 0 and f"mask: {name}" in run.stdout and abs(share(tmp_path/name) - .4) < .01
+    run = skysky("mask", "in/x.jpg", "-o", "in/x.png", "--layout", "vggt", "--model", model, cwd=tmp_path)
+    assert run.returncode == 0 and abs(share(tmp_path/"in/x.png") - .6) < .01
+    (tmp_path/"in/x.png").unlink()
+    refused(skysky("mask", "in", "-o", "m.png", "--model", model, cwd=tmp_path), "name a folder")
+    refused(skysky("mask", "in/x.jpg", "--save", "mask,prob", "-o", "n.png", "--model", model, cwd=tmp_path), "name a")
+    before = (tmp_path/"in/x.jpg").read_bytes()
+    for out in ("in/x.jpg", "in/../in/x.jpg"):
+        refused(skysky("mask", "in/x.jpg", "-o", out, "--overwrite", "--model", model, cwd=tmp_path), "x.jpg")
+    (tmp_path/"link.jpg").symlink_to("in/x.jpg")
+    refused(skysky("mask", "in/x.jpg", "-o", "link.jpg", "--overwrite", "--model", model, cwd=tmp_path), "link.jpg")
+    assert (tmp_path/"in/x.jpg").read_bytes() == before
+    refused(skysky("mask", "in/x.jpg", "-o", "in/y.jpg", "--model", model, cwd=tmp_path), "y.jpg")
+
+
+def test_places_that_cannot_be_written_are_said_first(tmp_path, model):
+    photo(tmp_path/"x.jpg")
+    for args in (["-o", "x.jpg/out"], ["-o", "/proc/sky"], ["--csv", "/proc/sky/t.csv"], ["--csv", "x.jpg/t.csv"],
+                 ["--csv", "."]):
+        refused(skysky("mask", "x.jpg", *args, "--model", model, cwd=tmp_path), "cannot")
+    assert files(tmp_path) == ["x.jpg"]
+    for command in (["export", "none.safetensors"], ["quantize", model, "--images", "x.jpg"]):
+        run = skysky(*command, "-o", "x.jpg/m.onnx", cwd=tmp_path)
+        assert run.returncode == 1 and "cannot write" in run.stderr and "Traceback" not in run.stderr
+
+
+def test_home_is_expanded_where_shells_do_not(tmp_path, model):
+    home = tmp_path/"home"
+    photo(home/"x.jpg")
+    shutil.copy(model, home/"m.onnx")
+    run = skysky("mask", "~/x.jpg", "--model=~/m.onnx", "-o~/out", "--csv=~/t.csv", cwd=tmp_path,
+                 env=os.environ | {"HOME": str(home), "SKYSKY_CACHE": str(tmp_path/"cache")})
+    assert run.returncode == 0, run.stderr
+    assert {"out/x_mask.png", "t.csv"} < set(files(home)) and not (tmp_path/"~").exists()
+
+
+def test_our_models_are_known_again(tmp_path, model):
+    "By a card that fits; other files keep their place."
+    photo(tmp_path/"in/x.jpg")
+    command = ("quantize", model, "--images", "in", "-o", "m.onnx")
+    for name in ("m.onnx", "m.json"):
+        (tmp_path/name).write_text("{}")
+        refused(skysky(*command, cwd=tmp_path), name)
+        assert (tmp_path/name).read_text() == "{}"
+        (tmp_path/name).unlink()
+    mine = shutil.copy(model, tmp_path/"m.onnx")
+    refused(skysky("quantize", mine, "--images", "in", "-o", mine, "--overwrite", cwd=tmp_path), "m.onnx")
+    refused(skysky("export", mine, "-o", mine, "--overwrite", cwd=tmp_path), "m.onnx")
+    card = {"name": "m", "file": "m.onnx", "sha256": file_sha256(mine), "arch": "blue"}
+    (tmp_path/"m.json").write_text(json.dumps(card))
+    run = skysky(*command, cwd=tmp_path)
+    assert run.returncode == 0 and Path(mine).read_bytes() != model.read_bytes(), run
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_and_consoles(tmp_path, model):
+    odd = [os.fsdecode(b"caf\xff.jpg"), "Wölkchen ☁.jpg", 'a,"b".jpg', "two\nlines.jpg"]
+    for name in odd: photo(tmp_path/"in"/name)
+    (tmp_path/"in"/os.fsdecode(b"bad\xff.jpg")).write_text("no picture")
+    for encoding in ("utf-8", "ascii", "cp1251", "latin-1"):
+        with (tmp_path/"stdout").open("wb") as stdout, (tmp_path/"stderr").open("wb") as stderr:
+            run = subprocess.run([*SKYSKY, "mask", "in", "--csv", f"{encoding}.csv", "-v", "--model", str(model)],
+                                 cwd=tmp_path, stdout=stdout, stderr=stderr, timeout=120,
+                                 env=os.environ | {"PYTHONIOENCODING": encoding})
+        errors = (tmp_path/"stderr").read_bytes()
+        assert run.returncode == 1 and b"Traceback" not in errors and b"not a picture" in errors, errors
+        assert b"4 of 5 done" in (tmp_path/"stdout").read_bytes()
+        assert sorted(table(tmp_path/f"{encoding}.csv")) == sorted([r"caf\udcff.jpg", *odd[1:]])
+        for args in (["mask", "--help"], ["models"], ["mask", odd[0]], ["mask", "in", "-o", "/".join(odd[:2])]):
+            run = subprocess.run([*SKYSKY, *args], cwd=tmp_path, capture_output=True, timeout=120,
+                                 env=os.environ | {"PYTHONIOENCODING": encoding})
+            assert b"Traceback" not in run.stderr, run.stderr
+
+
+# Sources that are no files of pictures
+
+def test_python_m():
+    run = subprocess.run([sys.executable, "-m", "skysky", "--version"], capture_output=True, text=True)
+    assert run.stdout.startswith("python -m skysky ") and run.returncode == 0
+
+
+def test_the_right_command_is_named(tmp_path, model):
+    photo(tmp_path/"x.jpg")
+    photo(tmp_path/"in/x.jpg")
+    (tmp_path/"clip.MP4").write_bytes(b"a video")
+    for args, hint in ((["x.jpg"], "skysky mask x.jpg"), (["in"], "skysky mask in"),
+                       (["clip.MP4"], "skysky video clip.MP4"),
+                       (["http://a.org/x.jpg"], "skysky mask http://a.org/x.jpg"), (["exprot"], "export")):
+        run = skysky(*args, cwd=tmp_path)
+        assert run.returncode == 2 and hint in run.stderr.splitlines()[-1], run.stderr
+    refused(skysky("video", "x.jpg", cwd=tmp_path), "skysky mask x.jpg")
+    run = skysky("mask", "x.jpg", "clip.MP4", "--model", model, cwd=tmp_path)
+    assert run.returncode == 1 and "1 of 2 done" in run.stdout and "skysky video" in run.stderr
+    assert run.stderr.count("\n") == 1
+    refused(skysky("mask", "ftp://a.org/x.jpg", cwd=tmp_path), "http")
+
+
+@pytest.fixture
+def server(tmp_path):
+    "The address of a server of the folder `www`."
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_): pass
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=tmp_path/"www")) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_addresses(tmp_path, model, server):
+    photo(tmp_path/"www/a/x y.jpg", .2)
+    photo(tmp_path/"www/b/x y.jpg", .6)
+    (tmp_path/"www/page.jpg").write_text("<html>")
+    (tmp_path/"here").mkdir()
+    run = skysky("mask", f"{server}/a/x%20y.jpg", "--csv", "t.csv", "--model", model, cwd=tmp_path/"here")
+    assert run.returncode == 0 and "mask: sky/x y_mask.png" in run.stdout, run
+    assert files(tmp_path/"here") == ["sky/x y_mask.png", "t.csv"]
+    assert abs(share(tmp_path/"here/sky/x y_mask.png") - .2) < .01
+    with (tmp_path/"here/t.csv").open() as f: assert next(csv.DictReader(f))["path"] == f"{server}/a/x%20y.jpg"
+    addresses = [*(f"{server}/{p}/x%20y.jpg" for p in "abc"), f"{server}/page.jpg"]
+    run = skysky("mask", *addresses, "--model", model, "-o", "out", cwd=tmp_path/"here")
+    assert run.returncode == 1 and run.stderr.count("\n") == 2 and "2 of 4 done" in run.stdout, run
+    assert f"skysky: {server}/c/x%20y.jpg: cannot be fetched (HTTP Error 404" in run.stderr
+    assert f"skysky: {server}/page.jpg: not a picture" in run.stderr
+    assert [round(share(p), 1) for p in sorted((tmp_path/"here/out").rglob("*.png"))] == [.2, .6]
+    run = skysky("mask", f"{server}/a/x%20y.jpg", "--skip-existing", cwd=tmp_path/"here")
+    assert "1 already there" in run.stdout
+    refused(skysky("mask", f"{server}/a/x%20y.jpg", tmp_path/"www", cwd=tmp_path), "runs of their own")
+
+
+def test_standard_input(tmp_path, model):
+    picture = photo(tmp_path/"x.jpg").read_bytes()
+    def pipe(data, *args): return subprocess.run([*SKYSKY, "mask", "-", *args, "--model", str(model)], input=data,
+                                                 cwd=tmp_path, capture_output=True, timeout=120)
+    run = pipe(picture)
+    assert run.returncode == 0 and b"400\xc3\x97300" in run.stderr
+    (tmp_path/"m.png").write_bytes(run.stdout)
+    assert abs(share(tmp_path/"m.png") - .4) < .01 and run.stdout.startswith(b"\x89PNG")
+    assert pipe(picture, "--save", "overlay").stdout.startswith(b"\xff\xd8")
+    for data in (b"", b"a letter", picture[:len(picture)//2]):
+        run = pipe(data)
+        assert run.returncode == 1 and run.stdout == b"" and run.stderr.splitlines()[-1].startswith(b"skysky: -: "), run
+    run = pipe(picture, "--save", "mask,prob")
+    assert (run.returncode, run.stdout) == (1, b"") and b"one kind" in run.stderr
+    assert pipe(picture, "--save", "mask,prob", "-o", "out").returncode == 0
+    assert files(tmp_path/"out") == ["stdin_mask.png", "stdin_prob.png"]
+    assert pipe(picture, "x.jpg").returncode == 1
+
+
+def test_quantize_names_what_it_needs(tmp_path):
+    code = """import sys
+sys.modules["nncf"] = None  # as if it were not installed
+from skysky.cli import main
+main(["quantize", "lraspp_mobilenet_v2", "--images", ".", "-o", "m.onnx"], prog_name="skysky")"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 1 and "pip install '.[train,quantize]'" in run.stderr and "Traceback" not in run.stderr
+
+
+# Masks for COLMAP, seen by COLMAP
+
+STORED = {1: None, 2: Image.FLIP_LEFT_RIGHT, 3: Image.ROTATE_180, 4: Image.FLIP_TOP_BOTTOM, 5: Image.TRANSPOSE,
+          6: Image.ROTATE_90, 7: Image.TRANSVERSE, 8: Image.ROTATE_270}  # how EXIF stores an upright picture
+
+
+def turned(img, turn):
+    "A picture with its pixels in another order."
+    return Image.fromarray(img) if turn is None else Image.fromarray(img).transpose(turn)
+
+
+def test_colmap_finds_no_features_in_the_sky_whatever_the_orientation(tmp_path):
+    pycolmap = pytest.importorskip("pycolmap")
+    pycolmap.logging.minloglevel = pycolmap.logging.ERROR
+    from sklearn.datasets import load_sample_image
+    china, stored = load_sample_image("china.jpg"), {}
+    (tmp_path/"images").mkdir()
+    for orientation, turn in STORED.items():
+        stored[f"{orientation}.jpg"] = store = partial(turned, turn=turn)
+        exif = Image.Exif()
+        exif[0x112] = orientation
+        store(china).save(path := tmp_path/f"images/{orientation}.jpg", quality=95, exif=exif)
+        assert np.abs(read_image(path).astype(int) - china).mean() < 3, "the picture is what it claims to be"
+    assert skysky("mask", ".", "--layout", "colmap", cwd=tmp_path).returncode == 0
+    assert skysky("mask", "images/1.jpg", "-o", "upright.png", cwd=tmp_path).returncode == 0
+    sky = read_image(tmp_path/"upright.png")[..., 0]
+
+    def features(name, **options):
+        pycolmap.extract_features(tmp_path/name, tmp_path/"images", camera_mode=pycolmap.CameraMode.PER_IMAGE,
+                                  reader_options=pycolmap.ImageReaderOptions(**options), device=pycolmap.Device.cpu,
+                                  extraction_options=pycolmap.FeatureExtractionOptions(num_threads=1))
+        with pycolmap.Database.open(tmp_path/name) as db:
+            return {i.name: db.read_keypoints(i.image_id)[:, :2].astype(int) for i in db.read_all_images()}
+
+    everywhere, masked = features("all.db"), features("masked.db", mask_path=tmp_path/"masks")
+    for name, store in stored.items():
+        there = np.asarray(store(sky)) > 0
+        others, kept = (~there[xy[:, 1], xy[:, 0]] for xy in (everywhere[name], masked[name]))
+        print(f"{name}: of {len(others)} key points {(~others).sum()} lie in the sky; with masks {(~kept).sum()}, and "
+              f"{kept.sum()} of the {others.sum()} others, {kept.sum()/others.sum():.1%}")
+        assert kept.all() and kept.sum() >= .97*others.sum() and others.sum() > 1000
 
 
 # Bad input
@@ -192,7 +527,7 @@ def bad(tmp_path_factory):
     huge.paste((80, 140, 220), (0, 0, 12_000, 3600))
     huge.save(root/"in/huge.jpg")
     (root/"out").mkdir()
-    (root/"out/letter_mask.png").write_bytes(b"an earlier mask")
+    (root/"out/letter_mask.png").write_bytes(b"an earlier mask, " + MARK.encode())
     return root
 
 
@@ -215,7 +550,7 @@ def test_bad_files_cost_a_line_each(bad, model):
     assert last.startswith(f"4 of {4 + len(reasons)} done in ") and f"{len(reasons)} failed" in last
     assert files(bad/"out") == ["good/1_mask.png", "good/2_mask.png", "huge_mask.png", "letter_mask.png",
                                 "zebra_mask.png"]
-    assert (bad/"out/letter_mask.png").read_bytes() == b"an earlier mask", "what a failure leaves is what was there"
+    assert b"an earlier mask" in (bad/"out/letter_mask.png").read_bytes(), "what a failure leaves is what was there"
     with Image.open(bad/"out/huge_mask.png") as im: assert im.size == (12_000, 9000)
     peak = usage.ru_maxrss/1e6*(1 if sys.platform == "linux" else 1e-3)
     print(f"peak memory {peak:.2f} GB")
@@ -269,7 +604,8 @@ def test_interrupt_leaves_only_whole_files(tmp_path, model):
     assert 0 < len(written) < 80 and not [p for p in written if p.name.startswith(".")]
     for path in written:
         with Image.open(path) as im: im.load()
-    assert 1 < len((tmp_path/"table.csv").read_text(encoding="utf-8").splitlines()) < 41
+    whole = {p.name.removesuffix("_prob16.png") for p in written if p.name.endswith("_prob16.png")}
+    assert {Path(name).stem for name in table(tmp_path/"table.csv")} == whole, "a row for each picture that is done"
 
 
 def test_closed_pipe(tmp_path, model):

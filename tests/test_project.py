@@ -40,7 +40,7 @@ def test_notebooks_are_clean(copy):
 def test_package_is_what_the_notebooks_export(copy):
     shutil.rmtree(copy / "skysky")
     for data in ("models", "static"): shutil.copytree(ROOT / "skysky" / data, copy / "skysky" / data)
-    shutil.copy(ROOT / "skysky" / "__init__.py", copy / "skysky")
+    for module in ("__init__.py", "__main__.py"): shutil.copy(ROOT / "skysky" / module, copy / "skysky")
     run(BIN / "nbdev-export", cwd=copy)
     before, after = contents(ROOT / "skysky", "*.py"), contents(copy / "skysky", "*.py")
     assert before.keys() == after.keys()

@@ -1,0 +1,4 @@
+"`python -m skysky`"
+from skysky.cli import main
+
+main()
