@@ -87,7 +87,8 @@ def _model_options(command):
                      help="Number format inside the network; auto is the device's fastest."),
         click.option("--size", type=click.IntRange(min=32), metavar="PX",
                      show_default="the model's own; 384 for videos and cameras",
-                     help="Longer side of the picture as the model sees it, in pixels. Larger: finer and slower."),
+                     help="Longer side at which the sky's edges are drawn, in pixels. Larger: finer and slower. What "
+                          "is sky is decided on a smaller view of the whole picture."),
         click.option("--threshold", type=click.FloatRange(0, 1), metavar="P", show_default="the model's own",
                      help="A pixel is sky from this probability on, 0 to 1."),
         click.option("--no-refine", is_flag=True,
@@ -170,7 +171,7 @@ def _mask_all(
 def _take_in(
     sources: tuple[str, ...],  # files, folders, patterns; or addresses; or -
     layout: str,
-    folder: Path,  # empty, for what has to be fetched
+    folder: Path | None,  # empty, for what has to be fetched, if anything
 ) -> tuple[Path, list[Path], dict]:  # see `find_sources`; pictures that must be fetched -> their address, or -
     "The pictures that a command line names."
     from skysky.core import SkyError
@@ -228,7 +229,7 @@ def _summary(rows: list, jobs: list, skipped: int, failed: int, seconds: float, 
 
 # %% ../nbs/20_cli.ipynb #c0000004
 def _mask(
-    folder: Path,  # empty, for what comes from or goes to elsewhere
+    folder: Path | None,  # empty, for what comes from elsewhere, if anything does
     sources, out, save, layout, skip_existing, table, overwrite, batch, verbose, quiet, **model,  # of `skysky mask`
 ) -> int:  # pictures that failed
     "What `skysky mask` does."
@@ -301,8 +302,11 @@ def mask(ctx, **options):
     that cannot be read is reported, the others are done, and the exit status is 1. Pictures are never changed. The
     time of a picture is that of model and refinement, without reading and writing.
     """
-    with tempfile.TemporaryDirectory(prefix="skysky-") as folder:
-        ctx.exit(1 if _mask(Path(os.path.realpath(folder)), **options) else 0)
+    from skysky.core import SkyError
+    elsewhere = any(s == "-" or re.match("https?://", s, re.I) for s in options["sources"])
+    try: place = tempfile.TemporaryDirectory(prefix="skysky-") if elsewhere else nullcontext()
+    except OSError as e: raise SkyError(f"no folder for temporary files ({e.strerror}); name one with TMPDIR") from e
+    with place as folder: ctx.exit(1 if _mask(folder and Path(os.path.realpath(folder)), **options) else 0)
 
 # %% ../nbs/20_cli.ipynb #0000001d
 def _counter(quiet: bool):
@@ -488,17 +492,19 @@ def _check_model(
               help="The model to write; its card is written beside it as .json.")
 @click.option("--name", metavar="NAME", show_default="the file's stem", help="What --model calls it.")
 @click.option("--size", default=512, type=click.IntRange(min=32), metavar="PX",
-              help="Longer side of what the model is fed when nothing else is asked for, in pixels.")
+              help="Longer side at which the sky's edges are drawn when nothing else is asked for, in pixels.")
+@click.option("--whole", default=0, type=click.IntRange(min=0), metavar="PX", show_default="the same",
+              help="Longer side of the small view of the whole picture that decides what is sky, in pixels.")
 @click.option("--licence", default="", metavar="TEXT", help="Licence of the weights, for the card.")
 @click.option("--limits", default="", metavar="TEXT", help="Where the model fails, in plain words, for the card.")
 @click.option("--weights", default="f16", type=click.Choice(["f16", "f32"]),
               help="Number format in which the weights are stored; f16 halves the file.")
 @click.option("--overwrite", is_flag=True, help="Replace files that skysky did not write.")
-def export(checkpoint, out, name, size, licence, limits, weights, overwrite):
+def export(checkpoint, out, name, size, whole, licence, limits, weights, overwrite):
     "Turn a checkpoint into the file that `skysky mask --model FILE.onnx` runs, and check that both agree."
-    from skysky.export import export_model
     _check_model(out, [checkpoint], overwrite)
-    card, difference = export_model(checkpoint, out, name, size, licence, limits, weights == "f16", overwrite)
+    from skysky.export import export_model
+    card, difference = export_model(checkpoint, out, name, size, whole, licence, limits, weights == "f16", overwrite)
     size = Path(out).stat().st_size/1e6
     click.echo(f"{card.name}: {out}, {size:.1f} MB, differs from torch by {difference:.1e} in probability at most")
 
@@ -521,11 +527,11 @@ def quantize(model, out, images, count, overwrite):
     from skysky.core import SkyError
     if missing := [package for package in ("torch", "nncf") if not find_spec(package)]:
         raise SkyError(f"int8 needs {' and '.join(missing)}: run `pip install '.[train,quantize]'` in the clone")
-    from skysky.export import quantize
     from skysky.images import find_images
     from skysky.weights import model_card
     card = model_card(model)
     _check_model(out, [card.path, card.home], overwrite)
+    from skysky.export import quantize
     found = [path for path, _ in find_images(images)]
     some = Random(0).sample(found, min(count, len(found)))
     card, same = quantize(model, out, some, lambda items: _progress("pictures")(items), overwrite)

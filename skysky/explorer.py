@@ -59,22 +59,25 @@ class _View(NamedTuple):
     "A way to look at the sky of a picture."
     suffix: str  # of the file it is saved to: photo.jpg gives photo_overlay.jpg
     draw: Callable  # (img, sky, color, opacity) -> uint8 H,W | H,W,3 RGB | H,W,4 RGBA
-    code: str  # the same in Python, of `sky`, `img`, `file`, `color` and `opacity`
+    code: str  # the same in Python, of `sky`, `img`, `source`, `file`, `color` and `opacity`
     names: tuple = ()  # what the code takes from which module
+    kind: str = ""  # of `SkyMask.save`, where that writes it
 
 # %% ../nbs/07a_explorer.ipynb #0000000e
 VIEWS = {
     "overlay": _View(OUTPUTS["overlay"],
                      lambda img, sky, color, opacity: overlay(img, np.float32(sky.mask()), color, opacity),
-                     "write_image(overlay(img, sky.mask().astype('float32'), {color}, {opacity!r}), {file!r})",
+                     "painted = overlay(img, sky.mask().astype('float32'), {color}, {opacity!r})\n"
+                     "write_image(painted, {file!r}, ours=True)",
                      ("skysky.images overlay", "skysky.images write_image")),
-    "mask": _View(OUTPUTS["mask"], lambda img, sky, color, opacity: sky.mask()*np.uint8(255), "sky.save({file!r})"),
+    "mask": _View(OUTPUTS["mask"], lambda img, sky, color, opacity: sky.mask()*np.uint8(255),
+                  "sky.save({file!r}, 'mask', {source})", kind="mask"),
     "probability": _View(OUTPUTS["prob"], lambda img, sky, color, opacity: np.rint(sky.prob*255).astype(np.uint8),
-                         "sky.save({file!r}, 'prob')"),
+                         "sky.save({file!r}, 'prob', {source})", kind="prob"),
     "cut-out": _View(OUTPUTS["cutout"], lambda img, sky, color, opacity: sky.cutout(img),
-                     "sky.save({file!r}, 'cutout', img)"),
+                     "sky.save({file!r}, 'cutout', {source})", kind="cutout"),
     "replaced sky": _View("_replaced.jpg", lambda img, sky, color, opacity: replace_sky(img, sky.prob, color),
-                          "write_image(replace_sky(img, sky.prob, {color}), {file!r})",
+                          "write_image(replace_sky(img, sky.prob, {color}), {file!r}, ours=True)",
                           ("skysky.images write_image", "skysky.explorer replace_sky")),
 }
 
@@ -226,14 +229,14 @@ def _open_model(self: SkyExplorer):
     if name == self._model: return
     try:
         seg = self._segmenter(name)
-        looked = self._look(seg, self._img, seg.card.threshold)
+        looked = self._look(seg, self._img)
     except (SkyError, MemoryError):
         self.model.value = self._model  # it goes on with this one
         raise
     self._answer = None  # while the threshold moves there is nothing to show
     self.threshold.value = seg.card.threshold
     self._model, self._seg = name, seg
-    self._fitted, self._answer, self._ms, self._at = looked
+    self._fitted, self._answer, self._ms = looked
     self._kept = None
     self._refine()
 
@@ -252,9 +255,9 @@ def _open(self: SkyExplorer,
 ):
     "Take another picture."
     img = read_image(source)
-    self._fitted, self._answer, self._ms, self._at = self._look(self._seg, img, self.threshold.value)
+    self._fitted, self._answer, self._ms = self._look(self._seg, img)
     self._img, self._name, self._source, self._kept = img, name, code, None
-    self._path = Path(source).expanduser() if isinstance(source, (str, os.PathLike)) else None
+    self._given, self._clear = source, None
     self._refine()
 
 # %% ../nbs/07a_explorer.ipynb #00000025
@@ -262,12 +265,11 @@ def _open(self: SkyExplorer,
 def _look(self: SkyExplorer,
           seg: Segmenter,
           img: np.ndarray,  # H,W,3 uint8 RGB
-          threshold: float,  # 0..1
-) -> tuple[np.ndarray, np.ndarray, float, float]:  # the picture as the model sees it; its answer; ms; the threshold
-    "Run the network. Where it looks twice, the threshold says where the edges are that it looks at."
-    start, seg.threshold = time.perf_counter(), threshold
+) -> tuple[np.ndarray, np.ndarray, float]:  # the picture as the model sees it; its answer; ms
+    "Run the network."
+    start = time.perf_counter()
     fitted = fit(img, seg.size)
-    return fitted, seg.infer(fitted), (time.perf_counter() - start)*1000, threshold
+    return fitted, seg.infer(fitted), (time.perf_counter() - start)*1000
 
 # %% ../nbs/07a_explorer.ipynb #00000027
 @patch
@@ -276,9 +278,6 @@ def _refine(self: SkyExplorer):
     if self._answer is None: return
     seg, radius = self._seg, self.radius.value
     seg.threshold = self.threshold.value
-    if seg.whole < seg.size and self._at != seg.threshold:
-        self._fitted, self._answer, self._ms, self._at = self._look(seg, self._img, seg.threshold)
-        self._kept = None
     low = drop_unsure(self._answer, seg.threshold, seg.sure)
     of = radius, None if low is self._answer and low.max() >= seg.threshold else seg.threshold
     if self._kept != of:
@@ -289,8 +288,11 @@ def _refine(self: SkyExplorer):
 @patch
 def _draw(self: SkyExplorer):
     "The sky of the picture, and the picture in the chosen view, at full size."
-    sky = SkyMask(self._prob, self.threshold.value)
-    return sky, VIEWS[self.view.value].draw(self._img, sky, _rgb(self.color.value), self.opacity.value)
+    sky, view, img = SkyMask(self._prob, self.threshold.value), VIEWS[self.view.value], self._img
+    if view.kind == "cutout":  # with what was transparent before: read once more, when it is first asked for
+        if self._clear is None: self._clear = SkyMask(np.zeros_like(self._prob)).cutout(self._given)
+        img = self._clear
+    return sky, view.draw(img, sky, _rgb(self.color.value), self.opacity.value)
 
 # %% ../nbs/07a_explorer.ipynb #00000029
 @patch
@@ -314,8 +316,10 @@ def _file(self: SkyExplorer) -> Path: return self.folder/f"{self._name}{VIEWS[se
 
 @patch
 def _save(self: SkyExplorer) -> str:
-    check_outputs([self._file()], [self._path] if self._path else [])
-    write_image(self._draw()[1], self._file())
+    check_outputs([self._file()], [self._given])
+    sky, drawn = self._draw()
+    if kind := VIEWS[self.view.value].kind: sky.save(self._file(), kind, self._given)
+    else: write_image(drawn, self._file(), ours=True)
     return f"saved {self._file().resolve()}, {self._img.shape[1]}×{self._img.shape[0]} px"
 
 # %% ../nbs/07a_explorer.ipynb #0000002d
@@ -341,5 +345,6 @@ def python(self: SkyExplorer) -> str:
         names |= {"skysky.core SkyMask", "skysky.refine drop_unsure", "skysky.refine upsample_guided"}
         steps = [f"seg = {seg})", "low = drop_unsure(seg.infer(img), seg.threshold, seg.sure)",
                  f"sky = SkyMask(upsample_guided(low, img, radius={radius}), seg.threshold)"]
-    save = view.code.format(file=str(self._file()), color=_rgb(self.color.value), opacity=self.opacity.value)
+    save = view.code.format(source=self._source, file=str(self._file()), color=_rgb(self.color.value),
+                            opacity=self.opacity.value)
     return "\n".join([*_import_lines(names), "", f"img = read_image({self._source})", *steps, save])

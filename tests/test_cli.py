@@ -95,7 +95,7 @@ def test_tree_is_kept_and_twins_do_not_collide(tmp_path, model):
     assert [round(share(out/f), 2) for f in files(out)] == [.2, .4, .6, 0]
     assert before == {p: p.read_bytes() for p in (tmp_path/"in").rglob("*.*")}, "the pictures are never touched"
     lines = run.stdout.splitlines()
-    assert re.match(r"blue at 512 px, openvino on CPU: .+ \((bf16|f32), \d+ threads?\)$", lines[0])
+    assert re.match(r"blue at 512 px, openvino on CPU: .+ \((bf16|f32), \d+ threads?(; measured: .+)?\)$", lines[0])
     assert re.match(r"\[1/4\] a/x.jpg  400×300  sky 20\.\d%  \d+ ms$", lines[1])
     assert re.match(r"\[4/4\] top.png  400×300  no sky  \d+ ms$", lines[4])
     assert re.match(r"4 of 4 done in [\d.]+ s, 1 without sky; outputs in in_sky$", lines[5])
@@ -138,7 +138,7 @@ def test_layouts(tmp_path, model):
     assert skysky("mask", *both, "--model", model, "--layout", "odm", cwd=tmp_path).returncode == 0
     assert files(tmp_path/"images") == ["s/x.jpg", "s/x_mask.png"]
     run = skysky("mask", "images", "--model", model, "--layout", "vggt", "-o", "images", cwd=tmp_path)
-    assert run.returncode == 1 and "would overwrite the pictures" in run.stderr
+    assert run.returncode == 1 and "would replace a picture" in run.stderr
 
 
 def test_skip_existing_and_table(tmp_path, model):
@@ -353,9 +353,13 @@ def test_our_models_are_known_again(tmp_path, model):
         refused(skysky(*command, cwd=tmp_path), name)
         assert (tmp_path/name).read_text() == "{}"
         (tmp_path/name).unlink()
-    mine = shutil.copy(model, tmp_path/"mine.onnx")
-    refused(skysky("quantize", mine, "--images", "in", "-o", mine, "--overwrite", cwd=tmp_path), "mine.onnx")
-    for _ in range(2): assert skysky(*command, cwd=tmp_path).returncode == 0
+    mine = shutil.copy(model, tmp_path/"m.onnx")
+    refused(skysky("quantize", mine, "--images", "in", "-o", mine, "--overwrite", cwd=tmp_path), "m.onnx")
+    refused(skysky("export", mine, "-o", mine, "--overwrite", cwd=tmp_path), "m.onnx")
+    card = {"name": "m", "file": "m.onnx", "sha256": file_sha256(mine), "arch": "blue"}
+    (tmp_path/"m.json").write_text(json.dumps(card))
+    run = skysky(*command, cwd=tmp_path)
+    assert run.returncode == 0 and Path(mine).read_bytes() != model.read_bytes(), run
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
