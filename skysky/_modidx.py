@@ -104,6 +104,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'skysky.cli._fetch_all': ('cli.html#_fetch_all', 'skysky/cli.py'),
                             'skysky.cli._height_width': ('cli.html#_height_width', 'skysky/cli.py'),
                             'skysky.cli._home': ('cli.html#_home', 'skysky/cli.py'),
+                            'skysky.cli._is_users': ('cli.html#_is_users', 'skysky/cli.py'),
                             'skysky.cli._line': ('cli.html#_line', 'skysky/cli.py'),
                             'skysky.cli._mask': ('cli.html#_mask', 'skysky/cli.py'),
                             'skysky.cli._mask_all': ('cli.html#_mask_all', 'skysky/cli.py'),
