@@ -427,7 +427,8 @@ def _pairs(ctx, param, values: tuple[str, ...]) -> dict[str, str]:
               help="Folder that the paths of the config's sets start from.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", callback=_pairs,
               help="Another value for a key of the config, as YAML: --set epochs=3. May be repeated.")
-@click.option("--resume", is_flag=True, help="Go on with the run in DIR after its last complete epoch.")
+@click.option("--resume", is_flag=True, help="Go on with the run in DIR where it stopped; with --set "
+              "also a finished one: more epochs, another rate, other sets.")
 @click.option("--device", metavar="DEVICE", show_default="cuda where there is one, else cpu",
               help="Torch device to train on.")
 def train(config, out, root, overrides, resume, device):
@@ -477,8 +478,8 @@ def evaluate(ctx, data, out, split, match, allow_missing, record, overwrite, **m
     seg = _segmenter(**model)
     home = seg.card.home
     if record and not _is_users(home):
-        click.echo(f"skysky: {home} comes with the installed package, and stays as it is: --record keeps figures in the "
-                   "card of a copy", err=True)
+        click.echo(f"skysky: {home} comes with the installed package, and stays as it is: --record keeps figures in "
+                   "the card of a copy", err=True)
         record = None
     report = evaluate(seg, dataset, Path(out), _progress("images"),
                       lambda name, why: click.echo(f"skysky: {name}: {why}", err=True), overwrite)
@@ -616,7 +617,8 @@ def check(ctx, folder, split):
 @click.option("-n", "count", default=20, type=click.IntRange(min=1), help="Number of scenes.")
 @click.option("--size", default="256x512", callback=_height_width, metavar="HxW", help="Height and width, in pixels.")
 @click.option("--layout", default="pairs", metavar="NAME", help="pairs (images/ + masks/), cityscapes or skyfinder.")
-@click.option("--seed", default=0, type=click.IntRange(min=0), help="Seed of the first scene; the same seed gives the same scenes.")
+@click.option("--seed", default=0, type=click.IntRange(min=0),
+              help="Seed of the first scene; the same seed gives the same scenes.")
 @click.option("--overwrite", is_flag=True, help="Write into a folder that holds other files, too.")
 def render(folder, count, size, layout, seed, overwrite):
     "Render outdoor scenes with exact masks into a folder, as a labelled set."
