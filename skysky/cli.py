@@ -87,7 +87,8 @@ def _model_options(command):
                      help="Number format inside the network; auto is the device's fastest."),
         click.option("--size", type=click.IntRange(min=32), metavar="PX",
                      show_default="the model's own; 384 for videos and cameras",
-                     help="Longer side of the picture as the model sees it, in pixels. Larger: finer and slower."),
+                     help="Longer side at which the sky's edges are drawn, in pixels. Larger: finer and slower. What "
+                          "is sky is decided on a smaller view of the whole picture."),
         click.option("--threshold", type=click.FloatRange(0, 1), metavar="P", show_default="the model's own",
                      help="A pixel is sky from this probability on, 0 to 1."),
         click.option("--no-refine", is_flag=True,
@@ -491,17 +492,19 @@ def _check_model(
               help="The model to write; its card is written beside it as .json.")
 @click.option("--name", metavar="NAME", show_default="the file's stem", help="What --model calls it.")
 @click.option("--size", default=512, type=click.IntRange(min=32), metavar="PX",
-              help="Longer side of what the model is fed when nothing else is asked for, in pixels.")
+              help="Longer side at which the sky's edges are drawn when nothing else is asked for, in pixels.")
+@click.option("--whole", default=0, type=click.IntRange(min=0), metavar="PX", show_default="the same",
+              help="Longer side of the small view of the whole picture that decides what is sky, in pixels.")
 @click.option("--licence", default="", metavar="TEXT", help="Licence of the weights, for the card.")
 @click.option("--limits", default="", metavar="TEXT", help="Where the model fails, in plain words, for the card.")
 @click.option("--weights", default="f16", type=click.Choice(["f16", "f32"]),
               help="Number format in which the weights are stored; f16 halves the file.")
 @click.option("--overwrite", is_flag=True, help="Replace files that skysky did not write.")
-def export(checkpoint, out, name, size, licence, limits, weights, overwrite):
+def export(checkpoint, out, name, size, whole, licence, limits, weights, overwrite):
     "Turn a checkpoint into the file that `skysky mask --model FILE.onnx` runs, and check that both agree."
     _check_model(out, [checkpoint], overwrite)
     from skysky.export import export_model
-    card, difference = export_model(checkpoint, out, name, size, licence, limits, weights == "f16", overwrite)
+    card, difference = export_model(checkpoint, out, name, size, whole, licence, limits, weights == "f16", overwrite)
     size = Path(out).stat().st_size/1e6
     click.echo(f"{card.name}: {out}, {size:.1f} MB, differs from torch by {difference:.1e} in probability at most")
 

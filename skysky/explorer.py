@@ -229,14 +229,14 @@ def _open_model(self: SkyExplorer):
     if name == self._model: return
     try:
         seg = self._segmenter(name)
-        looked = self._look(seg, self._img, seg.card.threshold)
+        looked = self._look(seg, self._img)
     except (SkyError, MemoryError):
         self.model.value = self._model  # it goes on with this one
         raise
     self._answer = None  # while the threshold moves there is nothing to show
     self.threshold.value = seg.card.threshold
     self._model, self._seg = name, seg
-    self._fitted, self._answer, self._ms, self._at = looked
+    self._fitted, self._answer, self._ms = looked
     self._kept = None
     self._refine()
 
@@ -255,7 +255,7 @@ def _open(self: SkyExplorer,
 ):
     "Take another picture."
     img = read_image(source)
-    self._fitted, self._answer, self._ms, self._at = self._look(self._seg, img, self.threshold.value)
+    self._fitted, self._answer, self._ms = self._look(self._seg, img)
     self._img, self._name, self._source, self._kept = img, name, code, None
     self._given, self._clear = source, None
     self._refine()
@@ -265,12 +265,11 @@ def _open(self: SkyExplorer,
 def _look(self: SkyExplorer,
           seg: Segmenter,
           img: np.ndarray,  # H,W,3 uint8 RGB
-          threshold: float,  # 0..1
-) -> tuple[np.ndarray, np.ndarray, float, float]:  # the picture as the model sees it; its answer; ms; the threshold
-    "Run the network. Where it looks twice, the threshold says where the edges are that it looks at."
-    start, seg.threshold = time.perf_counter(), threshold
+) -> tuple[np.ndarray, np.ndarray, float]:  # the picture as the model sees it; its answer; ms
+    "Run the network."
+    start = time.perf_counter()
     fitted = fit(img, seg.size)
-    return fitted, seg.infer(fitted), (time.perf_counter() - start)*1000, threshold
+    return fitted, seg.infer(fitted), (time.perf_counter() - start)*1000
 
 # %% ../nbs/07a_explorer.ipynb #00000027
 @patch
@@ -279,9 +278,6 @@ def _refine(self: SkyExplorer):
     if self._answer is None: return
     seg, radius = self._seg, self.radius.value
     seg.threshold = self.threshold.value
-    if seg.whole < seg.size and self._at != seg.threshold:
-        self._fitted, self._answer, self._ms, self._at = self._look(seg, self._img, seg.threshold)
-        self._kept = None
     low = drop_unsure(self._answer, seg.threshold, seg.sure)
     of = radius, None if low is self._answer and low.max() >= seg.threshold else seg.threshold
     if self._kept != of:

@@ -113,7 +113,8 @@ def export_model(
     checkpoint: str | os.PathLike,  # .safetensors written by the training
     path: str | os.PathLike,  # .onnx file to write; its card is written beside it as .json
     name: str | None = None,  # what `--model` calls it; None: the file's stem
-    size: int = 512,  # longer side that `Segmenter` feeds it by default, px
+    size: int = 512,  # longer side at which `Segmenter` draws the sky's edges by default, px
+    whole: int = 0,  # longer side of the whole view that decides what is sky, px; 0: the same
     licence: str = "",  # of the weights
     limits: str = "",  # where the model fails, in plain words
     half: bool = True,  # store the weights as float16
@@ -131,8 +132,8 @@ def export_model(
         if (difference := check_parity(model, tmp, *seam)) > MAX_DIFFERENCE:
             raise SkyError(f"the export of {checkpoint} differs from torch by {difference:.4f} in probability: "
                            "not written")
-    card = ModelCard(name or path.stem, path.name, file_sha256(path), config["arch"], size=size, licence=licence,
-                     limits=limits, **_training_record(training))
+    card = ModelCard(name or path.stem, path.name, file_sha256(path), config["arch"], size=size, whole=whole,
+                     licence=licence, limits=limits, **_training_record(training))
     write_card(card, path.with_suffix(".json"))
     return card, difference
 
@@ -193,7 +194,7 @@ def quantize(
     path, card = Path(path).expanduser(), model_card(model)
     if path.suffix != ".onnx": raise SkyError(f"{path}: a model is exported to an .onnx file")
     check_model_files(path, [card.path, card.home], overwrite)
-    fed = [fit(read_image(img), card.size)[None] for img in progress(images)]
+    fed = [fit(read_image(img), card.whole or card.size)[None] for img in progress(images)]
     if not fed: raise SkyError("int8 is calibrated on pictures: give some dozens")
     graph = onnx.load(model_path(model))
     whole_weights(graph)

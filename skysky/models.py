@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ARCHS', 'exported_weights', 'fcn_resnet50', 'Conv', 'Bottleneck', 'MosaicBackbone', 'enlarge', 'window_means',
-           'SpatialPooling', 'HybridDecoder', 'Mosaic', 'mosaic_weights', 'mosaic', 'Mean', 'DetailHead',
-           'lraspp_mobilenet_v2', 'save_checkpoint', 'read_checkpoint', 'load_checkpoint']
+           'SpatialPooling', 'HybridDecoder', 'Mosaic', 'mosaic_weights', 'mosaic', 'save_checkpoint',
+           'read_checkpoint', 'load_checkpoint']
 
 # %% ../nbs/13_models.ipynb #00000002
 import json
@@ -22,12 +22,11 @@ from onnx import TensorProto, numpy_helper
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torchvision.models import MobileNet_V2_Weights, ResNet50_Weights, mobilenet_v2, resnet50
+from torchvision.models import ResNet50_Weights, resnet50
 from torchvision.models import segmentation as tvs
 from torchvision.models._api import WeightsEnum
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.segmentation.fcn import FCN, FCNHead
-from torchvision.models.segmentation.lraspp import LRASPP, LRASPPHead
 
 from .core import CLASSES, IMAGENET_MEAN, IMAGENET_STD, SkyError, atomic_write
 
@@ -209,6 +208,8 @@ class Mosaic(nn.Module):
     def __init__(self):
         super().__init__()
         self.backbone, self.pooling, self.decoder = MosaicBackbone(), SpatialPooling(), HybridDecoder()
+        for m in self.modules():  # without BatchNorm, smaller weights would let the signal die on its way
+            if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight); nn.init.zeros_(m.bias)
 
     def classes(self, x: torch.Tensor) -> torch.Tensor:  # N,32,H/4,W/4: what the network itself says
         "Scores of ADE20K's classes: 0 anything else, then the 31 commonest."
@@ -251,64 +252,8 @@ def mosaic(
     model.origin = _start(model, weights, {}, mosaic_weights)
     return model
 
-# %% ../nbs/13_models.ipynb #d0000001
-class Mean(nn.Module):
-    "The mean over a whole image."
-    def forward(self, x: torch.Tensor) -> torch.Tensor: return x.mean((2, 3), keepdim=True)
-
-
-class DetailHead(LRASPPHead):
-    "torchvision's LR-ASPP head plus a correction in which coarse and fine features meet; it starts as the plain head."
-
-    def __init__(self,
-                 low: int,  # channels of the fine features
-                 high: int,  # channels of the coarse features
-                 inter: int = 128,  # channels between, as in the paper
-                 detail: int = 32,  # channels of each of the two where they meet
-    ):
-        super().__init__(low, high, len(CLASSES), inter)
-        self.scale[0] = Mean()  # AdaptiveAvgPool2d(1) is exported as a dozen nodes
-        self.fine, self.coarse = nn.Conv2d(low, detail, 1), nn.Conv2d(inter, detail, 1)
-        self.meet = nn.Sequential(
-            nn.BatchNorm2d(2*detail), nn.ReLU(), nn.Conv2d(2*detail, detail, 3, padding=1, bias=False),
-            nn.BatchNorm2d(detail), nn.ReLU(), nn.Conv2d(detail, len(CLASSES), 1))
-        for p in self.meet[-1].parameters(): nn.init.zeros_(p)
-
-    def forward(self, features: dict[str, torch.Tensor]) -> torch.Tensor:  # N,2,h,w logits at the fine features' size
-        low, high = features["low"], features["high"]
-        x = self.cbr(high)*self.scale(high)
-        both = torch.cat([self.coarse(x), self.high_classifier(x)], 1)  # one enlargement for the two
-        up = F.interpolate(both, low.shape[-2:], mode="bilinear", align_corners=False)
-        coarse, logits = up.split([up.shape[1] - len(CLASSES), len(CLASSES)], 1)
-        return logits + self.low_classifier(low) + self.meet(torch.cat([coarse, self.fine(low)], 1))
-
-
-# %% ../nbs/13_models.ipynb #0000000d
-def lraspp_mobilenet_v2(
-    weights: str = "imagenet",  # "imagenet" (encoder), "none", or a file with this model's or mobilenet_v2's keys
-    padding: str = "torch",  # of strided convolutions: "torch" (all sides) or "same" (right and bottom, as TensorFlow)
-    detail: int = 32,  # channels in which coarse and fine features meet; 0: torchvision's own head
-) -> nn.Module:  # N,3,H,W normalised, H and W multiples of 32 -> {"out": N,2,H,W logits}
-    "LR-ASPP (Howard et al. 2019, arXiv 1905.02244) on MobileNetV2 (Sandler et al. 2018, arXiv 1801.04381)."
-    if padding not in ("torch", "same"): raise SkyError(f"padding is 'torch' or 'same', not {padding!r}")
-    features = mobilenet_v2(weights=None).features
-    for i in range(14, 18):
-        depthwise = features[i].conv[1][0]
-        depthwise.stride, depthwise.dilation, depthwise.padding = (1, 1), (2, 2), (2, 2)
-    if padding == "same":
-        for conv in [m for m in features.modules() if isinstance(m, nn.Conv2d) and m.stride == (2, 2)]:
-            conv.padding = (0, 0)
-            conv.register_forward_pre_hook(lambda _, args: (F.pad(args[0], (0, 1, 0, 1)),))
-    low, high = features[3].conv[-1].num_features, features[18][0].out_channels
-    model = LRASPP(IntermediateLayerGetter(features, {"3": "low", "18": "high"}), low, high, len(CLASSES))
-    model.mean, model.std = IMAGENET_MEAN, IMAGENET_STD
-    if detail: model.classifier = DetailHead(low, high, detail=detail)
-    encoder = lambda state: {re.sub("^features", "backbone", k): v for k, v in state.items()}
-    model.origin = _start(model, weights, {"imagenet": MobileNet_V2_Weights.IMAGENET1K_V2}, encoder)
-    return model
-
 # %% ../nbs/13_models.ipynb #00000011
-ARCHS = {"fcn_resnet50": fcn_resnet50, "lraspp_mobilenet_v2": lraspp_mobilenet_v2, "mosaic": mosaic}
+ARCHS = {"fcn_resnet50": fcn_resnet50, "mosaic": mosaic}
 
 # %% ../nbs/13_models.ipynb #00000013
 def save_checkpoint(

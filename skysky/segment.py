@@ -49,12 +49,11 @@ TILE, MARGIN = 192, 32  # px: the side that a tile answers for, and what it sees
 
 def edge_band(
     prob: np.ndarray,  # h,w float32 in 0..1: what the whole view says
-    threshold: float,  # a pixel is sky from this probability on
     height: int, width: int,  # of the larger picture, px
 ) -> np.ndarray:  # height,width float32 in 0..1: how much the second look counts
     "1 near the edge of the sky, falling to 0 at a distance of `BAND`."
     large = cv2.resize(prob, (width, height), interpolation=cv2.INTER_LINEAR)
-    sky, radius = (large >= threshold).astype(np.uint8), max(2, round(BAND*max(height, width)))
+    sky, radius = (large >= .5).astype(np.uint8), max(2, round(BAND*max(height, width)))
     if sky.all() or not sky.any(): return np.zeros((height, width), np.float32)
     inside, outside = (cv2.distanceTransform(x, cv2.DIST_L2, 3) for x in (sky, 1 - sky))
     return np.clip(2 - 2*np.maximum(inside, outside)/radius, 0, 1)
@@ -71,12 +70,11 @@ def edge_tiles(
 def second_look(
     prob: np.ndarray,  # h,w float32 in 0..1: what the whole view says
     img: np.ndarray,  # H,W,3 uint8 RGB: the larger picture
-    threshold: float,  # a pixel is sky from this probability on
     answers: Callable[[np.ndarray], np.ndarray],  # N,s,s,3 uint8 -> N,s,s float32: the model
 ) -> np.ndarray:  # H,W float32 in 0..1
     "The whole view's answer, its edge drawn anew from tiles of the larger picture."
     H, W = img.shape[:2]
-    band, large = edge_band(prob, threshold, H, W), cv2.resize(prob, (W, H), interpolation=cv2.INTER_LINEAR)
+    band, large = edge_band(prob, H, W), cv2.resize(prob, (W, H), interpolation=cv2.INTER_LINEAR)
     if not (tiles := edge_tiles(band)): return large
     side, fine = TILE + 2*MARGIN, large.copy()
     padded = cv2.copyMakeBorder(img, MARGIN, MARGIN + -H % TILE, MARGIN, MARGIN + -W % TILE, cv2.BORDER_REFLECT_101)
@@ -155,9 +153,9 @@ class Segmenter:
         return self._answers(fit(img, self.size)[None])[0]
 
     def _answers(self, imgs):  # N,h,w,3 -> N,h,w: one look at all, a second one at each
+        if self.whole >= self.size: return self._look(imgs)
         probs = self._look(np.stack([fit(img, self.whole) for img in imgs]))
-        if self.whole == self.size: return probs
-        return np.stack([second_look(p, img, self.threshold, self._look) for p, img in zip(probs, imgs, strict=True)])
+        return np.stack([second_look(p, img, self._look) for p, img in zip(probs, imgs, strict=True)])
 
     def _look(self, imgs):  # N,h,w,3 -> N,h,w
         if not self.flip: return self.engine(imgs)

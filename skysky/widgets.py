@@ -11,7 +11,6 @@ import time
 import traceback
 import zlib
 from collections.abc import Callable
-from copy import copy
 
 import numpy as np
 from fastcore.basics import patch
@@ -50,7 +49,7 @@ class SkyCamera(AnyWidget):
                  **settings,  # values for the traits above
     ):
         "Open the model; the camera is opened by the person who presses Start. Raises what `Segmenter` raises."
-        self.seg = copy(segmenter) if segmenter else Segmenter(size=settings.get("size", 512))  # its threshold moves
+        self.seg = segmenter or Segmenter(size=settings.get("size", 512))
         super().__init__(**{"threshold": self.seg.threshold} | settings | {"size": self.seg.size})
         self.on_mask, self._lock = on_mask, threading.Lock()
         self._session, self._acked, self._streaming = None, threading.Event(), None  # of a source on the kernel's side
@@ -63,10 +62,9 @@ def _segment(self: SkyCamera,
 ) -> tuple[dict, np.ndarray]:  # what the page is told; h,w float32 probability at the model's size
     "The sky of a frame. Frames may come on several threads: one at a time."
     with self._lock:
-        self.seg.threshold = self.threshold
         start, frame = time.perf_counter(), fit(img, self.seg.size)
-        prob = drop_unsure(self.seg.infer(frame), self.seg.threshold, self.seg.sure)
-        ms, sky = (time.perf_counter() - start)*1000, SkyMask(prob, self.seg.threshold)
+        prob = drop_unsure(self.seg.infer(frame), self.threshold, self.seg.sure)
+        ms, sky = (time.perf_counter() - start)*1000, SkyMask(prob, self.threshold)
         told = {"ms": ms, "shape": prob.shape, "fraction": sky.fraction}
         return told | ({"error": error} if (error := self._call(frame, sky)) else {}), prob
 
