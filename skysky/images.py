@@ -13,6 +13,7 @@ import os
 import re
 import struct
 import threading
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -69,6 +70,7 @@ def _stream(source, name):
 
 # %% ../nbs/01_images.ipynb #00000009
 _open_lock = threading.Lock()
+warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")  # EXIF that is broken: nothing a user can act on
 
 
 def _damaged(name, e):  # for `except Exception`: decoders answer broken data with any of a dozen types
@@ -509,8 +511,8 @@ def _carried(im, stream, shape):
     for group in (_EXIF_IFD, _GPS_IFD):
         if tags := _known_tags(old, group): exif[group] = tags
     if len(exif): exif[0x112] = 1
-    for tag, size in ((0xa002, shape[1]), (0xa003, shape[0])):  # PixelXDimension, PixelYDimension
-        if tag in exif.get(_EXIF_IFD, {}): exif[_EXIF_IFD][tag] = size
+    for tag, value in ((0xa001, 1), (0xa002, shape[1]), (0xa003, shape[0])):  # ColorSpace sRGB, Pixel[XY]Dimension
+        if tag in exif.get(_EXIF_IFD, {}): exif[_EXIF_IFD][tag] = value
     return exif, icc
 
 
