@@ -357,7 +357,9 @@ def write_image(
         if flat and fmt == "PNG":
             return tmp.write_bytes(_grey_png(img, f"Software\0{MARK}".encode() if ours else b"", exif[6:]))
         try:
-            Image.fromarray(img).save(tmp, fmt, **options, pnginfo=text, exif=exif, icc_profile=icc_profile)
+            to = BytesIO() if fmt == "TIFF" else tmp  # libtiff opens names in UTF-8 only
+            Image.fromarray(img).save(to, fmt, **options, pnginfo=text, exif=exif, icc_profile=icc_profile)
+            if fmt == "TIFF": tmp.write_bytes(to.getbuffer())
             if ours and fmt == "BMP":  # has no place for a text: readers stop at the size that its header states
                 with tmp.open("ab") as f: f.write(MARK.encode())
         except (ValueError, TypeError) as e: raise SkyError(f"{path}: not written as {fmt} ({e}); use .png") from e
