@@ -151,7 +151,7 @@ def _mask_all(
 
     def finish(path, img, sky, seconds):
         row = _row(names[path][0], img, sky, seconds)
-        for kind, file in outputs[path].items(): sky.save(file, kind, img, layout)
+        for kind, file in outputs[path].items(): sky.save(file, kind, path, layout)  # its EXIF and orientation, too
         if table: table.add(row)
         return row
 
