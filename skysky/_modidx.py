@@ -341,6 +341,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'skysky.images._fast': ('images.html#_fast', 'skysky/images.py'),
                                'skysky.images._grey_png': ('images.html#_grey_png', 'skysky/images.py'),
                                'skysky.images._known_tags': ('images.html#_known_tags', 'skysky/images.py'),
+                               'skysky.images._left_out': ('images.html#_left_out', 'skysky/images.py'),
                                'skysky.images._levels': ('images.html#_levels', 'skysky/images.py'),
                                'skysky.images._natural': ('images.html#_natural', 'skysky/images.py'),
                                'skysky.images._open': ('images.html#_open', 'skysky/images.py'),
