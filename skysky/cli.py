@@ -183,16 +183,22 @@ def _summary(rows: list, jobs: list, skipped: int, failed: int, seconds: float, 
 def _mask(
     folder: Path | None,  # empty, for what comes from elsewhere, if anything does
     sources, out, save, layout, skip_existing, table, overwrite, batch, verbose, quiet, **model,  # of `skysky mask`
-) -> int:  # pictures that failed
+) -> int:  # pictures that failed, and folders that could not be searched
     "What `skysky mask` does."
     from skysky.core import SkyError, check_outputs
     from skysky.images import OUTPUTS
     from skysky.jobs import Table, check_places, default_output, make_ready, plan_jobs, printable, take_in
-    kinds, piped = [kind.strip() for kind in save.split(",")], "-" in sources and not out
-    say = (lambda line: None) if quiet else lambda line: click.echo(line, err=piped)
+    kinds, piped, unsearched = [kind.strip() for kind in save.split(",")], "-" in sources and not out, []
+    def say(line): quiet or click.echo(line, err=piped)
+    def complain(error): click.echo(f"skysky: {error}", err=True)
+    def note(line):
+        if not isinstance(line, SkyError): return say(line)
+        unsearched.append(line)
+        complain(line)
+
     if piped and (len(kinds) > 1 or sys.stdout.isatty()):
         raise SkyError("standard output takes one kind of output, and is no terminal: ... > mask.png; or give -o")
-    base, paths, fetched = take_in(sources, layout, folder)
+    base, paths, fetched = take_in(sources, layout, folder, note)
     if piped: place = folder/f"out{Path(OUTPUTS.get(save, '')).suffix}"
     else: place = out or default_output(Path.cwd() if fetched else base, layout)
     jobs = plan_jobs(base, paths, place, layout, kinds)
@@ -208,18 +214,16 @@ def _mask(
     check_outputs(outputs, names, overwrite)
     check_places(outputs)
     rows, start = [], time.perf_counter()
-    ready = make_ready(todo, fetched, lambda e: click.echo(f"skysky: {e}", err=True))
+    ready = make_ready(todo, fetched, complain)
+    failed = len(todo) - len(ready)
     if ready: seg = _segmenter(**model, say=say, quiet=quiet)
     with known or nullcontext():
         lines = verbose or quiet or len(ready) == 1 or not sys.stderr.isatty()
-        if ready: _mask_all(seg, ready, layout, batch, names, known, rows, say, lines)
-    failed, skipped = len(todo) - len(rows), len(jobs) - len(todo)
-    if piped:
-        for file in (f for f in outputs if f.exists()): click.get_binary_stream("stdout").write(file.read_bytes())
-    else:
-        seconds, place = time.perf_counter() - start, Path(os.path.abspath(place))
-        for line in _summary(rows, jobs, skipped, failed, seconds, place): say(line)
-    return failed
+        if ready: failed += _mask_all(seg, ready, layout, batch, names, known, rows, say, lines)
+    if piped and not failed: click.get_binary_stream("stdout").write(outputs[0].read_bytes())
+    seconds, skipped, place = time.perf_counter() - start, len(jobs) - len(todo), Path(os.path.abspath(place))
+    for line in [] if piped else _summary(rows, jobs, skipped, failed, seconds, place): say(line)
+    return failed + len(unsearched)
 
 # %% ../nbs/20_cli.ipynb #00000014
 _OUT_DEFAULT = "FOLDER_sky beside the folder of the pictures; ./sky when that would be above the current one"
@@ -233,7 +237,8 @@ _OUT_DEFAULT = "FOLDER_sky beside the folder of the pictures; ./sky when that wo
               help="What to write, separated by commas: mask (sky 255, rest 0), prob and prob16 (soft, 8 and 16 bit), "
                    "overlay (sky painted), cutout (sky transparent).")
 @click.option("--layout", default="skysky", metavar="NAME",
-              help="Whose names and polarity the masks have: skysky (sky is 255), colmap, vggt, odm, metashape (0).")
+              help="Whose names, polarity and orientation the masks have: skysky (sky is 255), colmap, vggt, odm, "
+                   "metashape (0). Of a project folder, its images/ are done.")
 @click.option("--skip-existing", is_flag=True, help="Leave out pictures whose outputs are all there.")
 @click.option("--csv", "table", metavar="FILE",
               help="Add the pictures done to a table: size in pixels, share of sky 0 to 1, verdict, horizon, time. A "

@@ -256,9 +256,9 @@ def _natural(path):
 def _walk(root, say):
     "The files below a folder; links are followed, hidden names are not."
     def refuse(e):
-        line = f"{e.filename}: cannot be searched ({e.strerror}); check its permissions"
-        if e.filename == os.fspath(root): raise SkyError(line) from e
-        say(line)
+        error = SkyError(f"{e.filename}: cannot be searched ({e.strerror}); check its permissions")
+        if e.filename == os.fspath(root): raise error from e
+        say(error)
     seen = {os.path.realpath(root)}
     for folder, dirs, files in os.walk(root, followlinks=True, onerror=refuse):
         fresh = {d: os.path.realpath(os.path.join(folder, d)) for d in sorted(dirs) if not d.startswith(".")}
@@ -281,7 +281,7 @@ def _left_out(
 # %% ../nbs/01_images.ipynb #0000001e
 def find_images(
     source: str | os.PathLike,  # a file, a folder (with its sub-folders) or a pattern such as "photos/**/*.jpg"
-    say: Callable[[str], object] = lambda line: None,  # gets a line about each kind of picture that is left out
+    say: Callable[[str | SkyError], object] = lambda line: None,  # gets a line about what is left out, or why
     ours: bool = False,  # whether a folder's files that skysky wrote count: masks to train on, say
 ) -> list[tuple[Path, Path]]:  # (path, path below the given folder), naturally sorted
     "The pictures that `source` names; `SkyError` when there are none."

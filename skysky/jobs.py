@@ -39,17 +39,19 @@ VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts"
 def find_sources(
     sources: Iterable[str],  # files, folders, patterns
     layout: str = "skysky",  # a key of `skysky.images.LAYOUTS`
+    say: Callable[[str | SkyError], object] = lambda line: None,  # see `find_images`
 ) -> tuple[Path, list[Path]]:  # the folder that all of them share; absolute paths of the pictures
     "The pictures that `sources` name, each once; of a project, for another program, those in its `images/`."
     found = {}  # path -> folder that was named: the source itself, or the parent of a file
     for source in sources:
         if re.match("[a-z]+://", source, re.I): raise SkyError(f"{source}: only http:// and https:// are fetched")
-        for path, rel in find_images(source):
+        for path, rel in find_images(source, say):
             path = Path(os.path.abspath(path))
             found.setdefault(path, path.parents[len(rel.parts) - 1])
     base, paths = Path(os.path.commonpath(set(found.values()))), list(found)
     if layout != "skysky" and base.name != "images" and set(found.values()) == {base}:
         inside = [p for p in paths if p.is_relative_to(base/"images")]
+        if n := len(inside) and len(paths) - len(inside): say(f"{base}: {n} left out, outside of images/")
         if inside: return base/"images", inside
     return base, paths
 
@@ -76,8 +78,9 @@ def plan_jobs(
     if folder.suffix.lower() in IMAGE_SUFFIXES and not str(out).endswith(os.sep) and not folder.is_dir():
         if sum(map(len, written)) == 1: return [(paths[0], {kinds[0]: folder})]
         raise SkyError(f"{out} is one file for {len(paths)} pictures, {len(kinds)} outputs each; name a folder with -o")
-    own = {file for files in written for file in files.values()}
-    jobs = [(p, files) for p, files in zip(paths, written, strict=True) if not (p in own and is_ours(p))]
+    own = {file: p for p, files in zip(paths, written, strict=True) for file in files.values()}
+    def is_mask(p): return own.get(p, p) != p and (own[p].parent == p.parent or is_ours(p))
+    jobs = [(p, files) for p, files in zip(paths, written, strict=True) if not is_mask(p)]
     if not jobs: raise SkyError("nothing to do: all that is named was written by skysky; name the pictures themselves")
     return jobs
 
@@ -235,9 +238,10 @@ def take_in(
     sources: Iterable[str],  # files, folders, patterns; or addresses; or -
     layout: str,  # a key of `skysky.images.LAYOUTS`
     folder: Path | None,  # empty, for what has to be fetched, if anything
+    say: Callable[[str | SkyError], object] = lambda line: None,  # see `find_images`
 ) -> tuple[Path, list[Path], dict[Path, str]]:  # see `find_sources`; pictures to be fetched -> their address, or -
     "The pictures that a command line names."
-    if not any(map(is_elsewhere, sources)): return *find_sources(sources, layout), {}
+    if not any(map(is_elsewhere, sources)): return *find_sources(sources, layout, say), {}
     if not all(map(is_elsewhere, sources)) or "-" in sources and len(set(sources)) > 1:
         raise SkyError("files, addresses and standard input (-) are masked in runs of their own")
     fetched = {folder/"stdin": "-"} if "-" in sources else address_paths(sources, folder)
