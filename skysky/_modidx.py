@@ -140,7 +140,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'skysky.core.SkyMask.horizon': ('core.html#skymask.horizon', 'skysky/core.py'),
                              'skysky.core.SkyMask.mask': ('core.html#skymask.mask', 'skysky/core.py'),
                              'skysky.core._lowest': ('core.html#_lowest', 'skysky/core.py'),
-                             'skysky.core._target': ('core.html#_target', 'skysky/core.py'),
+                             'skysky.core._replaced': ('core.html#_replaced', 'skysky/core.py'),
                              'skysky.core.atomic_write': ('core.html#atomic_write', 'skysky/core.py'),
                              'skysky.core.check_outputs': ('core.html#check_outputs', 'skysky/core.py'),
                              'skysky.core.is_ours': ('core.html#is_ours', 'skysky/core.py')},

@@ -13,6 +13,7 @@ import os
 import re
 import struct
 import threading
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -69,6 +70,7 @@ def _stream(source, name):
 
 # %% ../nbs/01_images.ipynb #00000009
 _open_lock = threading.Lock()
+warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")  # EXIF that is broken: nothing a user can act on
 
 
 def _damaged(name, e):  # for `except Exception`: decoders answer broken data with any of a dozen types
@@ -137,9 +139,6 @@ def _check_range(im, name):
         raise SkyError(f"{name}: values {lo:g}..{hi:g} where 0..{white} is expected; save it with 8 or 16 bits")
 
 # %% ../nbs/01_images.ipynb #0000000f
-_EXIF_IFD, _GPS_IFD = 0x8769, 0x8825
-
-
 def stored_view(
     img: np.ndarray,  # H,W[,C], upright
     orientation: int,  # EXIF, 1..8
@@ -152,19 +151,19 @@ def stored_view(
 
 
 def _exif(im, stream=None):
-    "The EXIF of a Pillow image and the IFDs below it; nothing when it is broken."
+    "The EXIF of a Pillow image; empty when it is broken."
     try:
         if stream and im.format == "PNG" and "exif" not in im.info:  # Pillow decodes all to look behind the pixels
             stream.seek(0)
             data = stream.read()
-            if not any(word in data for word in (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")): return {}, {}
-        exif = im.getexif()
-        return exif, {tag: exif.get_ifd(tag) for tag in (_EXIF_IFD, _GPS_IFD)}
-    except Exception: return {}, {}  # Pillow answers broken EXIF with any of a dozen types
+            if not re.search(b"eXIf|Raw profile type|XML:com.adobe.xmp", data): return Image.Exif()
+        return im.getexif()
+    except Exception: return Image.Exif()  # Pillow answers broken EXIF with any of a dozen types
 
 
 def _orientation(im, stream=None):
-    code = _exif(im, stream)[0].get(0x112)
+    try: code = _exif(im, stream).get(0x112)
+    except Exception: return 1  # as above
     return int(code) if code in range(1, 9) else 1
 
 # %% ../nbs/01_images.ipynb #00000011
@@ -306,6 +305,7 @@ def find_images(
     return sorted(((p, p.relative_to(root)) for p in pictures), key=lambda pair: _natural(pair[1]))
 
 # %% ../nbs/01_images.ipynb #00000021
+_EXIF_IFD, _GPS_IFD = 0x8769, 0x8825  # tags that lead to further ones
 _JPEG, _TIFF = ("JPEG", {"quality": 92}), ("TIFF", {"compression": "tiff_lzw"})
 _WRITERS = {".png": ("PNG", {"compress_level": 1}), ".jpg": _JPEG, ".jpeg": _JPEG, ".webp": ("WEBP", {"quality": 92}),
             ".tif": _TIFF, ".tiff": _TIFF, ".bmp": ("BMP", {})}
@@ -483,33 +483,36 @@ _EXIF_TAGS = {0x10e, 0x10f, 0x110, 0x11a, 0x11b, 0x128, 0x132, 0x13b, 0x8298,  #
               0x9c9b, 0x9c9c, 0x9c9d, 0x9c9e, 0x9c9f}  # XPTitle .. XPSubject
 
 
-def _known_tags(ifd, group=None):
+def _known_tags(exif, group=None):
     "What can be carried on of a directory of EXIF tags: 20 kB, neither what is broken nor what holds offsets."
     kept, room = {}, 20_000  # a JPEG holds 64 kB of EXIF
-    for tag, value in ifd.items():
-        if tag in (0x927c, 0xa005) or group is None and tag not in _EXIF_TAGS: continue  # MakerNote, Interoperability
+    try: tags = dict(exif.get_ifd(group) if group else exif)
+    except Exception: return kept  # as in `_exif`
+    for tag, value in tags.items():
+        if tag in (0x927c, 0xa005) or not group and tag not in _EXIF_TAGS: continue  # MakerNote, Interoperability
+        if isinstance(value, str) and not value.isascii(): value = value.encode("latin-1")  # as Pillow has decoded it
         try:
             alone = ImageFileDirectory_v2(group=group)
             alone[tag] = value
-            room -= (size := len(alone.tobytes()))
+            size = len(alone.tobytes())
         except Exception: continue  # a value that its type can't hold is answered with any of a dozen types
-        if room < 0: room += size
-        else: kept[tag] = value
+        if size <= room:
+            kept[tag] = value
+            room -= size
     return kept
 
 
 def _carried(im, stream, shape):
     "The EXIF for a picture of `shape` that is made from `im`, and the colour profile of what `read_image` makes of it."
-    profile, is_srgb = _profile(im)
-    if is_srgb: icc = im.info["icc_profile"]
+    if _profile(im)[1]: icc = im.info["icc_profile"]
     else: icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes() if _to_srgb(im) else None
-    exif, (old, parts) = Image.Exif(), _exif(im, stream)
+    exif, old = Image.Exif(), _exif(im, stream)
     exif.update(_known_tags(old))
-    for tag, ifd in parts.items():
-        if ifd := _known_tags(ifd, tag): exif[tag] = ifd
+    for group in (_EXIF_IFD, _GPS_IFD):
+        if tags := _known_tags(old, group): exif[group] = tags
     if len(exif): exif[0x112] = 1
-    for tag, size in ((0xa002, shape[1]), (0xa003, shape[0])):  # PixelXDimension, PixelYDimension
-        if tag in exif.get(_EXIF_IFD, {}): exif[_EXIF_IFD][tag] = size
+    for tag, value in ((0xa001, 1), (0xa002, shape[1]), (0xa003, shape[0])):  # ColorSpace sRGB, Pixel[XY]Dimension
+        if tag in exif.get(_EXIF_IFD, {}): exif[_EXIF_IFD][tag] = value
     return exif, icc
 
 
