@@ -35,12 +35,12 @@ def _advice(e: BaseException) -> str | None:  # None: a bug, not an error of the
     core = sys.modules.get("skysky.core")  # whoever raised a SkyError has imported it
     return str(e) if core and isinstance(e, core.SkyError) else None
 
-# %% ../nbs/20_cli.ipynb #00000007
 def _home(arg: str) -> str:
     "An argument with `~` expanded where shells leave it alone: in quotes, after `--csv=`, after `-o`."
     option, path = re.fullmatch(r"(--[\w-]+=|\w+=|-\w(?=~))?(.*)", arg, re.S).groups(default="")
     return option + os.path.expanduser(path)
 
+# %% ../nbs/20_cli.ipynb #00000007
 class _Commands(click.Group):
     "A group of commands that takes every path and console, and turns errors of the user's into one line and a status."
     def main(self, args=None, *more, **kwargs):
@@ -152,7 +152,7 @@ def _mask_all(
 
     def finish(path, img, sky, seconds):
         row = _row(names[path][0], img, sky, seconds)
-        for kind, file in outputs[path].items(): sky.save(file, kind, img, layout)
+        for kind, file in outputs[path].items(): sky.save(file, kind, path, layout)  # its EXIF and orientation, too
         if table: table.add(row)
         return row
 
@@ -166,53 +166,6 @@ def _mask_all(
             rows.append(row)
             if lines: say(f"[{i}/{len(jobs)}] {_line(row, names[path][1])}")
     return failed
-
-# %% ../nbs/20_cli.ipynb #00000011
-def _take_in(
-    sources: tuple[str, ...],  # files, folders, patterns; or addresses; or -
-    layout: str,
-    folder: Path | None,  # empty, for what has to be fetched, if anything
-) -> tuple[Path, list[Path], dict]:  # see `find_sources`; pictures that must be fetched -> their address, or -
-    "The pictures that a command line names."
-    from skysky.core import SkyError
-    from skysky.jobs import address_paths, find_sources
-    addresses = [s for s in sources if re.match("https?://", s, re.I)]
-    if not addresses and "-" not in sources: return *find_sources(sources, layout), {}
-    fetched = {folder/"stdin": "-"} if "-" in sources else address_paths(addresses, folder)
-    if set(fetched.values()) != set(sources):
-        raise SkyError("files, addresses and standard input (-) are masked in runs of their own")
-    return Path(os.path.commonpath([path.parent for path in fetched])), list(fetched), fetched
-
-# %% ../nbs/20_cli.ipynb #c0000002
-def _read_stdin(path: Path):
-    "Save what comes on standard input."
-    from skysky.core import SkyError
-    from skysky.jobs import MAX_BYTES
-    stdin = click.get_binary_stream("stdin")
-    if stdin.isatty(): raise SkyError("-: no picture on standard input; give one: skysky mask - < x.jpg > mask.png")
-    data = stdin.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES: raise SkyError(f"-: more than {MAX_BYTES/1e6:g} MB; scale the picture down")
-    path.write_bytes(data)
-
-# %% ../nbs/20_cli.ipynb #c0000003
-def _fetch_all(
-    jobs: list,  # see `plan_jobs`
-    fetched: dict,  # see `_take_in`
-) -> list:  # the jobs whose picture is there now
-    "Fetch what is no file yet, and name the right command for videos; says in a line what can't be had."
-    from skysky.core import SkyError
-    from skysky.jobs import VIDEO_SUFFIXES, fetch
-    ready = []
-    for path, files in jobs:
-        source = fetched.get(path)
-        try:
-            if path.suffix.lower() in VIDEO_SUFFIXES:
-                raise SkyError(f"{source or path}: a video; run: skysky video {source or path}")
-            if source == "-": _read_stdin(path)
-            elif source: fetch(source, path)
-        except SkyError as e: click.echo(f"skysky: {e}", err=True)
-        else: ready.append((path, files))
-    return ready
 
 # %% ../nbs/20_cli.ipynb #00000012
 def _near(path: Path) -> str:
@@ -231,16 +184,22 @@ def _summary(rows: list, jobs: list, skipped: int, failed: int, seconds: float, 
 def _mask(
     folder: Path | None,  # empty, for what comes from elsewhere, if anything does
     sources, out, save, layout, skip_existing, table, overwrite, batch, verbose, quiet, **model,  # of `skysky mask`
-) -> int:  # pictures that failed
+) -> int:  # pictures that failed, and folders that could not be searched
     "What `skysky mask` does."
     from skysky.core import SkyError, check_outputs
     from skysky.images import OUTPUTS
-    from skysky.jobs import Table, check_places, default_output, plan_jobs, printable
-    kinds, piped = [kind.strip() for kind in save.split(",")], "-" in sources and not out
-    say = (lambda line: None) if quiet else lambda line: click.echo(line, err=piped)
+    from skysky.jobs import Table, check_places, default_output, make_ready, plan_jobs, printable, take_in
+    kinds, piped, unsearched = [kind.strip() for kind in save.split(",")], "-" in sources and not out, []
+    def say(line): quiet or click.echo(line, err=piped)
+    def complain(error): click.echo(f"skysky: {error}", err=True)
+    def note(line):
+        if not isinstance(line, SkyError): return say(line)
+        unsearched.append(line)
+        complain(line)
+
     if piped and (len(kinds) > 1 or sys.stdout.isatty()):
         raise SkyError("standard output takes one kind of output, and is no terminal: ... > mask.png; or give -o")
-    base, paths, fetched = _take_in(sources, layout, folder)
+    base, paths, fetched = take_in(sources, layout, folder, note)
     if piped: place = folder/f"out{Path(OUTPUTS.get(save, '')).suffix}"
     else: place = out or default_output(Path.cwd() if fetched else base, layout)
     jobs = plan_jobs(base, paths, place, layout, kinds)
@@ -256,18 +215,16 @@ def _mask(
     check_outputs(outputs, names, overwrite)
     check_places(outputs)
     rows, start = [], time.perf_counter()
-    ready = _fetch_all(todo, fetched)
+    ready = make_ready(todo, fetched, complain)
+    failed = len(todo) - len(ready)
     if ready: seg = _segmenter(**model, say=say, quiet=quiet)
     with known or nullcontext():
         lines = verbose or quiet or len(ready) == 1 or not sys.stderr.isatty()
-        if ready: _mask_all(seg, ready, layout, batch, names, known, rows, say, lines)
-    failed, skipped = len(todo) - len(rows), len(jobs) - len(todo)
-    if piped:
-        for file in (f for f in outputs if f.exists()): click.get_binary_stream("stdout").write(file.read_bytes())
-    else:
-        seconds, place = time.perf_counter() - start, Path(os.path.abspath(place))
-        for line in _summary(rows, jobs, skipped, failed, seconds, place): say(line)
-    return failed
+        if ready: failed += _mask_all(seg, ready, layout, batch, names, known, rows, say, lines)
+    if piped and not failed: click.get_binary_stream("stdout").write(outputs[0].read_bytes())
+    seconds, skipped, place = time.perf_counter() - start, len(jobs) - len(todo), Path(os.path.abspath(place))
+    for line in [] if piped else _summary(rows, jobs, skipped, failed, seconds, place): say(line)
+    return failed + len(unsearched)
 
 # %% ../nbs/20_cli.ipynb #00000014
 _OUT_DEFAULT = "FOLDER_sky beside the folder of the pictures; ./sky when that would be above the current one"
@@ -281,7 +238,8 @@ _OUT_DEFAULT = "FOLDER_sky beside the folder of the pictures; ./sky when that wo
               help="What to write, separated by commas: mask (sky 255, rest 0), prob and prob16 (soft, 8 and 16 bit), "
                    "overlay (sky painted), cutout (sky transparent).")
 @click.option("--layout", default="skysky", metavar="NAME",
-              help="Whose names and polarity the masks have: skysky (sky is 255), colmap, vggt, odm, metashape (0).")
+              help="Whose names, polarity and orientation the masks have: skysky (sky is 255), colmap, vggt, odm, "
+                   "metashape (0). Of a project folder, its images/ are done.")
 @click.option("--skip-existing", is_flag=True, help="Leave out pictures whose outputs are all there.")
 @click.option("--csv", "table", metavar="FILE",
               help="Add the pictures done to a table: size in pixels, share of sky 0 to 1, verdict, horizon, time. A "
@@ -303,7 +261,8 @@ def mask(ctx, **options):
     time of a picture is that of model and refinement, without reading and writing.
     """
     from skysky.core import SkyError
-    elsewhere = any(s == "-" or re.match("https?://", s, re.I) for s in options["sources"])
+    from skysky.jobs import is_elsewhere
+    elsewhere = any(map(is_elsewhere, options["sources"]))
     try: place = tempfile.TemporaryDirectory(prefix="skysky-") if elsewhere else nullcontext()
     except OSError as e: raise SkyError(f"no folder for temporary files ({e.strerror}); name one with TMPDIR") from e
     with place as folder: ctx.exit(1 if _mask(folder and Path(os.path.realpath(folder)), **options) else 0)
@@ -320,22 +279,6 @@ def _counter(quiet: bool):
         left = "" if p.left is None else f"  {p.left:.0f} s left"
         click.echo(f"\r{p.frames}{total} frames  {p.rate:.1f} a second{left}\033[K", nl=False, err=True)
     return show
-
-# %% ../nbs/20_cli.ipynb #c0000008
-def _refuse_picture(source: str):
-    "Name the right command for a file that is a picture and does not move."
-    from PIL import Image
-
-    from skysky.core import SkyError
-    from skysky.images import IMAGE_SUFFIXES
-    suffix = Path(source).suffix.lower()
-    if suffix not in IMAGE_SUFFIXES or not os.path.isfile(source): return
-    if suffix in (".gif", ".png", ".webp", ".avif"):
-        try:
-            with Image.open(source) as im:
-                if getattr(im, "n_frames", 1) > 1: return
-        except (OSError, ValueError, Image.DecompressionBombError): return  # whoever reads it will say what is wrong
-    raise SkyError(f"{source}: a picture; run: skysky mask {source}")
 
 # %% ../nbs/20_cli.ipynb #0000001e
 _PARTIAL = 3  # exit status of a run whose source was damaged or cut off
@@ -365,9 +308,10 @@ def video(ctx, source, out, save, smooth, table, csv_only, quiet, **model):
     damaged or cut off, the frames that can be read are written, and the exit status is 3. Sound is copied as it is,
     or left out with a note where the new file cannot hold it; subtitles are left out.
     """
+    from skysky.jobs import refuse_picture
     from skysky.video import ALPHA_OUTPUTS, segment_video, video_segmenter
     say = (lambda line: None) if quiet else click.echo
-    _refuse_picture(source)
+    refuse_picture(source)
     name = Path(source).stem
     if csv_only: out, table = None, table or f"{name}_sky.csv"
     else: out = out or f"{name}_sky{'.webm' if save in ALPHA_OUTPUTS else '.mp4'}"
@@ -474,17 +418,6 @@ def evaluate(ctx, data, out, split, match, allow_missing, record, **model):
         write_card(seg.card, seg.card.home)
     ctx.exit(1 if report.errors else 0)
 
-# %% ../nbs/20_cli.ipynb #c0000009
-def _check_model(
-    out: str, sources: list,  # the .onnx file to write, and the files it is made from
-    overwrite: bool,
-):
-    "Refuse a place that cannot be written, or holds anything but a model with its card. A card that fits is our mark."
-    from skysky.jobs import check_places
-    from skysky.weights import check_model_files
-    check_model_files(out, sources, overwrite)
-    check_places([Path(out), Path(out).with_suffix(".json")])
-
 # %% ../nbs/20_cli.ipynb #00000025
 @main.command(short_help="Turn a checkpoint into an .onnx model.")
 @click.argument("checkpoint", metavar="CHECKPOINT.safetensors")
@@ -502,7 +435,8 @@ def _check_model(
 @click.option("--overwrite", is_flag=True, help="Replace files that skysky did not write.")
 def export(checkpoint, out, name, size, whole, licence, limits, weights, overwrite):
     "Turn a checkpoint into the file that `skysky mask --model FILE.onnx` runs, and check that both agree."
-    _check_model(out, [checkpoint], overwrite)
+    from skysky.jobs import check_model
+    check_model(out, [checkpoint], overwrite)
     from skysky.export import export_model
     card, difference = export_model(checkpoint, out, name, size, whole, licence, limits, weights == "f16", overwrite)
     size = Path(out).stat().st_size/1e6
@@ -528,9 +462,10 @@ def quantize(model, out, images, count, overwrite):
     if missing := [package for package in ("torch", "nncf") if not find_spec(package)]:
         raise SkyError(f"int8 needs {' and '.join(missing)}: run `pip install '.[train,quantize]'` in the clone")
     from skysky.images import find_images
+    from skysky.jobs import check_model
     from skysky.weights import model_card
     card = model_card(model)
-    _check_model(out, [card.path, card.home], overwrite)
+    check_model(out, [card.path, card.home], overwrite)
     from skysky.export import quantize
     found = [path for path, _ in find_images(images)]
     some = Random(0).sample(found, min(count, len(found)))
