@@ -230,7 +230,7 @@ _PARTIAL = 3  # exit status of a run whose source was damaged or cut off
 @click.argument("source", metavar="VIDEO")
 @click.option("-o", "--out", metavar="FILE", show_default="NAME_sky.mp4 beside VIDEO; .webm for alpha and cutout",
               help="The video to write. Its suffix chooses the codec: .mp4, .mov, .mkv H.264; .webm VP9; with "
-                   "transparency .webm VP9 or .mov ProRes 4444. HDR becomes HEVC, in .webm AV1, of 10 bits.")
+                   "transparency .webm VP9 or .mov ProRes 4444. HDR: HEVC, in .webm AV1, of 10 bits.")
 @click.option("--save", default="overlay", metavar="KIND",
               help="What to write: overlay (sky painted), matte (probability in grey, sky white), alpha (all but the "
                    "sky transparent), cutout (sky transparent).")
@@ -239,7 +239,8 @@ _PARTIAL = 3  # exit status of a run whose source was damaged or cut off
 @click.option("--csv", "table", metavar="FILE",
               help="Write a table with a row a frame: time in s, share of sky 0 to 1, verdict, horizon, the share of "
                    "pixels that the model expects to have right, time of model and refinement.")
-@click.option("--csv-only", is_flag=True, help="No video, only the table; NAME_sky.csv beside VIDEO unless --csv names it.")
+@click.option("--csv-only", is_flag=True,
+              help="No video, only the table; NAME_sky.csv beside VIDEO unless --csv names it.")
 @click.option("--overwrite", is_flag=True,
               help="Replace files that skysky did not write; the pictures themselves are never replaced.")
 @_model_options
@@ -277,9 +278,11 @@ def video(ctx, source, out, save, smooth, table, csv_only, overwrite, quiet, **m
 # %% ../nbs/20_cli.ipynb #00000020
 @main.command(short_help="Find the sky in a camera, a stream, or a file played live.")
 @click.argument("source", default="0", metavar="[SOURCE]")
-@click.option("--record", metavar="FILE", help="Write what is shown as a video (.mp4, .mov, .mkv, .webm). It grows at its own name, and can be played "
+@click.option("--record", metavar="FILE",
+              help="Write what is shown as a video (.mp4, .mov, .mkv, .webm). It grows at its own name, and can be played "
                    "at any moment: a power cut costs the last seconds.")
-@click.option("--csv", "table", metavar="FILE", help="Write a table with a row a frame, as `skysky video` does; a row is there at once.")
+@click.option("--csv", "table", metavar="FILE",
+              help="Write a table with a row a frame, as `skysky video` does; a row is there at once.")
 @click.option("--overwrite", is_flag=True,
               help="Replace files that skysky did not write; the pictures themselves are never replaced.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), metavar="N", show_default="until it is stopped",
