@@ -52,6 +52,7 @@ class _Commands(click.Group):
 def main():
     "Exact sky masks for any photo or folder; and how they are made: data, training, evaluation, export."
     warnings.simplefilter("ignore", FutureWarning)  # one library's remarks on another: nothing that a user can act on
+    warnings.showwarning = lambda message, *_, **__: click.echo(f"skysky: {message}", err=True)
 
 # %% ../nbs/20_cli.ipynb #0000000a
 def _model_options(command):

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from fastcore.basics import patch
+from PIL import ImageColor
 
 import skysky
 from .core import SkyError, SkyMask
@@ -40,7 +41,7 @@ SAMPLES = {p.stem: p for p in sorted((_STATIC/"samples").glob("*.jpg"))}  # name
 # %% ../nbs/07a_explorer.ipynb #00000007
 def _hex(color: tuple) -> str: return "#" + bytes(color).hex()
 
-def _rgb(color: str) -> tuple: return tuple(bytes.fromhex(color.removeprefix("#")))
+def _rgb(color: str) -> tuple: return ImageColor.getrgb(color)[:3]
 
 # %% ../nbs/07a_explorer.ipynb #0000000a
 def replace_sky(
@@ -65,7 +66,7 @@ class _View(NamedTuple):
 VIEWS = {
     "overlay": _View(OUTPUTS["overlay"],
                      lambda img, sky, color, opacity: overlay(img, np.float32(sky.mask()), color, opacity),
-                     "write_image(overlay(img, sky.mask().astype('float32'), {color}, {opacity:.2f}), {file!r})",
+                     "write_image(overlay(img, sky.mask().astype('float32'), {color}, {opacity!r}), {file!r})",
                      ("skysky.images overlay", "skysky.images write_image")),
     "mask": _View(OUTPUTS["mask"], lambda img, sky, color, opacity: sky.mask()*np.uint8(255), "sky.save({file!r})"),
     "probability": _View(OUTPUTS["prob"], lambda img, sky, color, opacity: np.rint(sky.prob*255).astype(np.uint8),
@@ -105,12 +106,18 @@ def _enlarge(
     answer: np.ndarray,  # h,w float32 in 0..1: of `Segmenter.infer`
     img: np.ndarray,  # H,W,3 uint8 RGB
     radius: int,  # px of the model
+    small: np.ndarray | None = None,  # h,w,3 uint8 RGB: the image as the model saw it
 ) -> np.ndarray:  # H,W float32 in 0..1
     "`Segmenter.enlarge` with any radius."
     seg.refine = radius > 0
-    if radius in (0, _RADIUS) or answer.size >= img[..., 0].size: return seg.enlarge(answer, img)
-    low = drop_unsure(answer, seg.threshold, seg.sure)
-    return upsample_guided(low, img, radius if low.max() >= seg.threshold else 0)
+    if _is_plain(seg, answer, img, radius): return seg.enlarge(answer, img, small)
+    return upsample_guided(drop_unsure(answer, seg.threshold, seg.sure), img, radius, small=small)
+
+
+def _is_plain(seg, answer, img, radius) -> bool:
+    "Whether `Segmenter` does the same: with its own radius, and where there are no edges to follow."
+    return (radius in (0, _RADIUS) or answer.size >= img[..., 0].size
+            or drop_unsure(answer, seg.threshold, seg.sure).max() < seg.threshold)
 
 # %% ../nbs/07a_explorer.ipynb #00000016
 class _Picture(AnyWidget):
@@ -124,13 +131,17 @@ class _Picture(AnyWidget):
                  on_file: Callable,  # called with the bytes and the name of a file
     ):
         super().__init__()
-        self._on_file, self._parts = on_file, []
+        self._on_file, self._parts, self._upload = on_file, [], None
         self.on_msg(self._receive)
 
     def _receive(self, _, content, buffers):
-        if content["first"]: self._parts = []
+        upload = content.get("upload"), content["name"]
+        if content["first"]: self._parts, self._upload = [], upload
+        if upload != self._upload: return  # of one that another has overtaken
         self._parts.append(bytes(buffers[0]))
-        if content["last"]: self._on_file(b"".join(self._parts), content["name"])
+        if content["last"]:
+            data, self._parts, self._upload = b"".join(self._parts), [], None
+            self._on_file(data, content["name"])
 
 # %% ../nbs/07a_explorer.ipynb #00000019
 _SHOWN = 1024  # px, longer side of the picture on the page
@@ -151,9 +162,10 @@ class SkyExplorer(W.VBox):
     ):
         "Build the widget. Raises `SkyError` for a picture or a model that cannot be read."
         super().__init__()
-        self.folder, self._lock, self._segmenter = Path(folder), threading.RLock(), cache(Segmenter)
+        self.folder, self._lock, self._segmenter = Path(folder).expanduser(), threading.RLock(), cache(Segmenter)
         self._build(str(model))
-        self._open_model()
+        self._model, self._seg, self._kept = str(model), self._segmenter(str(model)), None
+        self.threshold.value = self._seg.card.threshold
         if image is None: self._open_sample()
         else: self._open(image, *((Path(image).stem, repr(str(image))) if isinstance(image, (str, os.PathLike)) else
                                   ("picture", "picture")))
@@ -191,7 +203,7 @@ def _observe(self: SkyExplorer):
     def on(widget, action): widget.observe(lambda change: self._guard(action), "value")
     on(self.sample, self._open_sample)
     on(self.path, lambda: self._open(self.path.value, Path(self.path.value).stem, repr(self.path.value)))
-    on(self.model, lambda: (self._open_model(), self._infer()))
+    on(self.model, self._open_model)
     for widget in (self.threshold, self.radius): on(widget, self._refine)
     for widget in (self.view, self.opacity, self.color): on(widget, self._show)
     self.save.on_click(lambda button: self._guard(self._save))
@@ -202,7 +214,7 @@ def _guard(self: SkyExplorer, action: Callable):
     "Do what a control asks for; the note says what went wrong, or what was saved."
     with self._lock:
         try: note, error = action(), ""
-        except SkyError as e: note, error = e, " skysky-error"
+        except (SkyError, MemoryError) as e: note, error = str(e) or "there is no memory for that", " skysky-error"
         note = html.escape(str(note)) if error or isinstance(note, str) else ""
         self.note.value = note and f'<div class="skysky-note{error}" role="status">{note}</div>'
 
@@ -210,9 +222,20 @@ def _guard(self: SkyExplorer, action: Callable):
 @patch
 def _open_model(self: SkyExplorer):
     "Look with another model, at its own threshold."
-    self._seg = self._segmenter(self.model.value)
-    if hasattr(self, "_img"): self._infer()
-    self.threshold.value = self._seg.card.threshold
+    name = self.model.value
+    if name == self._model: return
+    try:
+        seg = self._segmenter(name)
+        looked = self._look(seg, self._img)
+    except (SkyError, MemoryError):
+        self.model.value = self._model  # it goes on with this one
+        raise
+    self._answer = None  # while the threshold moves there is nothing to show
+    self.threshold.value = seg.card.threshold
+    self._model, self._seg = name, seg
+    self._fitted, self._answer, self._ms = looked
+    self._kept = None
+    self._refine()
 
 # %% ../nbs/07a_explorer.ipynb #00000023
 @patch
@@ -228,52 +251,53 @@ def _open(self: SkyExplorer,
           code: str,  # the Python expression that names it
 ):
     "Take another picture."
-    self._img = read_image(source)
-    self._name, self._source, self._small = name, code, _reduce(self._img)
-    self._infer()
+    img = read_image(source)
+    self._fitted, self._answer, self._ms = self._look(self._seg, img)
+    self._img, self._name, self._source, self._kept = img, name, code, None
+    self._path = Path(source).expanduser() if isinstance(source, (str, os.PathLike)) else None
+    self._refine()
 
 # %% ../nbs/07a_explorer.ipynb #00000025
 @patch
-def _infer(self: SkyExplorer):
+def _look(self: SkyExplorer,
+          seg: Segmenter,
+          img: np.ndarray,  # H,W,3 uint8 RGB
+) -> tuple[np.ndarray, np.ndarray, float]:  # the picture as the model sees it; its answer; ms
+    "Run the network."
     start = time.perf_counter()
-    self._fitted = fit(self._img, self._seg.size)
-    self._answer, self._edges = self._seg.infer(self._fitted), {}  # radius -> the answer enlarged along the edges
-    self._ms = (time.perf_counter() - start)*1000
-    self._refine()
+    fitted = fit(img, seg.size)
+    return fitted, seg.infer(fitted), (time.perf_counter() - start)*1000
 
 # %% ../nbs/07a_explorer.ipynb #00000027
 @patch
 def _refine(self: SkyExplorer):
-    seg, size, radius = self._seg, self._small.shape[1::-1], self.radius.value
+    "Enlarge the answer, and show it."
+    if self._answer is None: return
+    seg, radius = self._seg, self.radius.value
     seg.threshold = self.threshold.value
-    if radius not in self._edges:
-        self._edges[radius] = upsample_guided(self._answer, self._small, radius, small=self._fitted)
     low = drop_unsure(self._answer, seg.threshold, seg.sure)
-    smooth = cv2.resize(low, size)
-    if low is self._answer: self._prob = self._edges[radius]
-    else:
-        near = cv2.dilate((low != self._answer).astype(np.uint8), np.ones((5, 5), np.uint8))
-        folded = cv2.resize(near, size, interpolation=cv2.INTER_NEAREST)
-        self._prob = np.where(folded, smooth, self._edges[radius])
-    if low.max() < seg.threshold: self._prob = smooth  # where nothing is sky there is no edge to follow
+    of = radius, None if low is self._answer and low.max() >= seg.threshold else seg.threshold
+    if self._kept != of:
+        self._prob, self._kept = _enlarge(seg, self._answer, self._img, radius, self._fitted), of
     self._show()
 
 # %% ../nbs/07a_explorer.ipynb #00000028
 @patch
-def _draw(self: SkyExplorer, img, prob):
-    "The sky of a picture, and the picture in the chosen view."
-    sky = SkyMask(prob, self.threshold.value)
-    return sky, VIEWS[self.view.value].draw(img, sky, _rgb(self.color.value), self.opacity.value)
+def _draw(self: SkyExplorer):
+    "The sky of the picture, and the picture in the chosen view, at full size."
+    sky = SkyMask(self._prob, self.threshold.value)
+    return sky, VIEWS[self.view.value].draw(self._img, sky, _rgb(self.color.value), self.opacity.value)
 
 # %% ../nbs/07a_explorer.ipynb #00000029
 @patch
 def _show(self: SkyExplorer):
-    sky, drawn = self._draw(self._small, self._prob)
-    verdict = f"sky {sky.fraction:.1%}" if sky.has_sky else "no sky"
+    sky, drawn = self._draw()
+    fraction = sky.fraction
+    verdict = f"sky {fraction:.1%}" if fraction else "no sky"
     with self.picture.hold_sync():  # one message, and the first: the page shows it before the rest is known
-        self.picture.alt, self.picture.value = f"{self._name}, {self.view.value}: {verdict}", _jpeg(drawn)
+        self.picture.alt, self.picture.value = f"{self._name}, {self.view.value}: {verdict}", _jpeg(_reduce(drawn))
     horizon = sky.horizon()
-    numbers = {"Sky": f"{sky.fraction:.1%}" if sky.has_sky else "none",
+    numbers = {"Sky": f"{fraction:.1%}" if fraction else "none",
                "Horizon": f"{horizon.offset:.0%}, {horizon.angle:+.1f}°" if horizon else "–",
                "Model": f"{self._ms:.0f} ms"}
     rows = "".join(f"<div><span>{k}</span><b>{v}</b></div>" for k, v in numbers.items())
@@ -286,9 +310,8 @@ def _file(self: SkyExplorer) -> Path: return self.folder/f"{self._name}{VIEWS[se
 
 @patch
 def _save(self: SkyExplorer) -> str:
-    prob = _enlarge(self._seg, self._answer, self._img, self.radius.value)
-    write_image(self._draw(self._img, prob)[1], self._file())
-    return f"saved {self._file().resolve()}, {prob.shape[1]}×{prob.shape[0]} px"
+    write_image(self._draw()[1], self._file())
+    return f"saved {self._file().resolve()}, {self._img.shape[1]}×{self._img.shape[0]} px"
 
 # %% ../nbs/07a_explorer.ipynb #0000002d
 def _import_lines(
@@ -306,8 +329,9 @@ def python(self: SkyExplorer) -> str:
     view, radius = VIEWS[self.view.value], self.radius.value
     names = {"skysky.images read_image", "skysky.segment Segmenter", *view.names}
     if self._source.startswith("SAMPLES["): names.add("skysky.explorer SAMPLES")
-    seg = f"Segmenter({self.model.value!r}, threshold={self.threshold.value:g}"
-    if radius in (0, _RADIUS): steps = [f"sky = {seg}{'' if radius else ', refine=False'})(img)"]
+    seg = f"Segmenter({self._model!r}, threshold={self.threshold.value!r}"
+    if _is_plain(self._seg, self._answer, self._img, radius):
+        steps = [f"sky = {seg}{'' if radius else ', refine=False'})(img)"]
     else:
         names |= {"skysky.core SkyMask", "skysky.refine drop_unsure", "skysky.refine upsample_guided"}
         steps = [f"seg = {seg})", "low = drop_unsure(seg.infer(img), seg.threshold, seg.sure)",

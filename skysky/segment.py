@@ -10,9 +10,9 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -20,7 +20,7 @@ from PIL import Image
 
 from .core import SkyError, SkyMask
 from .engines import STRIDE, open_engine
-from .images import read_image
+from .images import image_size, read_image
 from .refine import drop_unsure, shrink, upsample_guided
 from .weights import DEFAULT_MODEL, cache_folder, model_card, model_path
 
@@ -46,6 +46,36 @@ def fit(
 MAX_AHEAD = 150_000_000  # pixels of images that are in memory at once when there are many; one may be larger
 
 
+_ONE = (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Image.Image)  # a picture, rather than several
+
+
+def _is_file(source) -> bool: return hasattr(source, "read") and not isinstance(source, _ONE)
+
+
+def _whole(source):
+    "An open file as its bytes, anything else as it is."
+    if not _is_file(source): return source
+    try: data = source.read()
+    except (OSError, ValueError) as e: raise SkyError(f"the open file cannot be read ({e}): open it anew") from e
+    if isinstance(data, bytes): return data
+    raise SkyError("the file is open as text: open it in binary mode, 'rb'")
+
+
+def _known(source) -> tuple[Any, int]:  # what `read_image` takes, or why there is nothing; pixels, 0 where unknown
+    "What can be known of a picture without decoding it."
+    whole = None
+    try: return (whole := _whole(source)), int(np.prod(image_size(whole)))
+    except (SkyError, MemoryError) as e: return e if whole is None else whole, 0
+
+
+@contextmanager
+def _of_the_picture():
+    "What libraries raise over one picture, as that picture's `SkyError`."
+    try: yield
+    except (RuntimeError, cv2.error) as e:
+        raise SkyError(f"this picture cannot be segmented ({' '.join(str(e).split())[-200:]})") from e
+
+
 class Segmenter:
     "Finds the sky: `seg(image)` is a `SkyMask`, `seg(images)` a list of them."
 
@@ -57,7 +87,7 @@ class Segmenter:
                  sure: float | None = None,  # what one pixel of a region of sky must reach, 0..1; None: the model's own
                  refine: bool = True,  # follow the picture's edges at full resolution, rather than smooth enlargement
                  flip: bool = False,  # average the answers for the picture and its mirror image: twice the model's time
-                 precision: str = "auto",  # "auto" (the device's fastest), "f32", "bf16" or "f16"
+                 precision: str = "auto",  # "auto" (the fastest, see `open_engine`), "f32", "bf16" or "f16"
                  engine: str | None = None,  # "openvino", "onnxruntime" or "torch"; None: the fastest that is installed
                  progress: Callable[[Iterable], Iterable] = iter,  # see `model_path`, for a model that is fetched
     ):
@@ -104,28 +134,39 @@ class Segmenter:
         return self.enlarge(self.infer(small), img, small)
 
     def each(self,
-             sources: Iterable,  # of what `read_image` takes
+             sources: Iterable,  # of what a call takes
              finish: Callable[[Any, np.ndarray, SkyMask, float], Any],  # of source, H,W,3 uint8 RGB, its sky, seconds
              batch: int | None = None,  # images of one shape that go through the model together; None: 1, on a GPU 8
     ) -> Iterator[tuple[Any, Any]]:  # of source, and what `finish` returns or the SkyError or MemoryError of that image
         "Segment many images, in their order; while one is in the model, others are read, enlarged and finished."
-        sources, batch = iter(sources), batch or (1 if self.engine.threads else 8)
-        workers, ahead = min(os.cpu_count() or 1, 8), 1
+        batch, workers = batch or (1 if self.engine.threads else 8), min(os.cpu_count() or 1, 8)
+        queue = ((source, *_known(source)) for source in sources)
+        waiting, held = next(queue, None), 0  # held: pixels of what is in the three lists
         reading, group, done = deque(), [], deque()
 
-        def read(source): return (img := read_image(source)), fit(img, self.size)
+        def read(whole):
+            if isinstance(whole, Exception): raise whole
+            img = read_image(whole)
+            with _of_the_picture(): return img, fit(img, self.size)
+
+        def answers(imgs):  # of each image: an answer and its seconds, or what its own error is
+            start = time.perf_counter()
+            try:
+                with _of_the_picture(): probs = self._answers(np.stack(imgs))
+            except (SkyError, MemoryError) as e:
+                return [(e, 0)] if len(imgs) == 1 else [answer for img in imgs for answer in answers([img])]
+            return [(prob, (time.perf_counter() - start)/len(imgs)) for prob in probs]
 
         def complete(source, img, small, prob, seconds):
+            if isinstance(prob, Exception): raise prob
             start = time.perf_counter()
-            sky = SkyMask(self.enlarge(prob, img, small), self.threshold)
+            with _of_the_picture(): sky = SkyMask(self.enlarge(prob, img, small), self.threshold)
             return finish(source, img, sky, seconds + time.perf_counter() - start)
 
         def run_model():
-            start = time.perf_counter()
-            probs = self._answers(np.stack([small for *_, small in group])) if group else []
-            seconds = (time.perf_counter() - start)/max(len(group), 1)
-            for (source, img, small), prob in zip(group, probs, strict=True):
-                done.append((source, pool.submit(complete, source, img, small, prob, seconds)))
+            probs = answers([small for *_, small in group]) if group else []
+            for (source, px, img, small), prob in zip(group, probs, strict=True):
+                done.append((source, px, pool.submit(complete, source, img, small, *prob)))
             group.clear()
 
         def outcome(source, future):
@@ -134,32 +175,35 @@ class Segmenter:
 
         pool = ThreadPoolExecutor(workers)
         try:
-            while True:
-                reading += [(s, pool.submit(read, s)) for s in islice(sources, max(0, ahead - len(reading)))]
-                if not reading: break
-                source, future = reading.popleft()
-                try: img, small = future.result()
-                except (SkyError, MemoryError) as e:
-                    run_model()
-                    done.append((source, Future()))
-                    done[-1][1].set_exception(e)
+            while waiting or reading or group or done:
+                while waiting and len(reading) < workers + batch and (not held or held + waiting[2] <= MAX_AHEAD):
+                    source, whole, px = waiting
+                    reading.append((source, px, pool.submit(read, whole)))
+                    held, waiting = held + px, next(queue, None)
+                if not reading: run_model()  # what waits needs the room of what is held
                 else:
-                    if group and group[0][2].shape != small.shape: run_model()
-                    group.append((source, img, small))
-                    ahead = max(1, min(workers + batch, MAX_AHEAD//img[..., 0].size))
-                    del img, small
-                if len(group) >= batch: run_model()
-                while len(done) > min(workers, ahead): yield outcome(*done.popleft())
-            run_model()
-            while done: yield outcome(*done.popleft())
+                    source, px, future = reading.popleft()
+                    try: img, small = future.result()
+                    except (SkyError, MemoryError):
+                        run_model()
+                        done.append((source, px, future))
+                    else:
+                        if group and group[0][3].shape != small.shape: run_model()
+                        group.append((source, px, img, small))
+                        del img, small
+                    if len(group) >= batch: run_model()
+                for _ in range(len(done) - workers if reading else min(1, len(done))):
+                    source, px, future = done.popleft()
+                    held -= px
+                    yield outcome(source, future)
         finally: pool.shutdown(cancel_futures=True)
 
     def __call__(self,
-                 source: str | os.PathLike | bytes | np.ndarray | Image.Image | Iterable,  # an image, or several
+                 source: str | os.PathLike | bytes | BinaryIO | np.ndarray | Image.Image | Iterable,  # one, or several
     ) -> SkyMask | list[SkyMask]:
-        "The sky of an image (path, bytes, H,W,3 uint8 RGB array or PIL image), or of each of several."
-        if isinstance(source, (str, os.PathLike, bytes, np.ndarray, Image.Image)):
-            return SkyMask(self.predict(read_image(source)), self.threshold)
+        "The sky of an image (path, bytes, open file, H,W,3 uint8 RGB array or PIL image), or of each of several."
+        if isinstance(source, _ONE) or _is_file(source):
+            return SkyMask(self.predict(read_image(_whole(source))), self.threshold)
         results = []
         for _, sky in self.each(source, lambda source, img, sky, seconds: sky):
             if isinstance(sky, Exception): raise sky

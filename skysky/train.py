@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SetSpec', 'TrainConfig', 'load_config', 'open_sets', 'config_dls', 'SkyLoss', 'SkyIoU', 'BoundaryF1',
-           'FalseAlarmShare', 'Temperature', 'EpochSeed', 'SkipBadStep', 'FreezeBN', 'Distil', 'Autocast',
+           'FalseAlarmShare', 'Temperature', 'EpochSeed', 'SkipBadStep', 'FreezeBN', 'Distil', 'Autocast', 'step_times',
            'precision_cbs', 'AverageWeights', 'KeepRun', 'plot_loss', 'optimizer_tensors', 'restore_optimizer',
            'sky_learner', 'train']
 
@@ -12,9 +12,12 @@ __all__ = ['SetSpec', 'TrainConfig', 'load_config', 'open_sets', 'config_dls', '
 import csv
 import re
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
+from time import perf_counter
 from types import UnionType
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -38,8 +41,10 @@ from .augment import CROP_SCALE, Normalize, compose, reference_tfms, strong_tfms
 from .augment import to_float as batch_to_float
 from .core import CLASSES, IGNORE_INDEX, IMAGENET_MEAN, IMAGENET_STD, SKY, SkyError, atomic_write
 from .data import RenderedScenes, check_dataset, open_dataset, sky_dls
+from .engines import fastest, machine, measured_once
 from .metrics import Counts, boundary_f1, false_alarms, iou
 from .models import ARCHS, load_checkpoint, read_checkpoint, save_checkpoint
+from .weights import cache_folder
 
 # %% ../nbs/15_train.ipynb #00000005
 @dataclass
@@ -316,17 +321,48 @@ class Autocast(Callback):
         self.learn.pred = to_float(self.pred)
 
 # %% ../nbs/15_train.ipynb #00000020
+def step_times(
+    model: nn.Module,  # on the CPU
+    size: tuple[int, int],  # height and width that it is trained at, px
+    clock: Callable[[], float] = perf_counter,  # s
+) -> dict[str, float]:  # s of the fastest step
+    "Time a training step on the CPU in float32 and in bfloat16 autocast, in turns; the model stays as it was."
+    times = {"fp32": [], "bf16": []}
+    with torch.random.fork_rng(devices=[]):  # dropout rolls dice
+        copy = deepcopy(model).to(memory_format=torch.channels_last).train()
+        x = torch.rand(2, 3, *(max(64, side//2) for side in size)).to(memory_format=torch.channels_last)
+        for turn in range(6):
+            if turn > 2 and sum(map(sum, times.values())) > 2: break  # two turns tell of a heavy network
+            for name, seconds in times.items():
+                start = clock()
+                with torch.autocast("cpu", torch.bfloat16, enabled=name == "bf16"): pred = copy(x)
+                sum(p.float().mean() for p in pred.values()).backward()
+                seconds.append(clock() - start)
+                copy.zero_grad()
+    return {name: min(seconds[1:]) for name, seconds in times.items()}  # the first makes the kernels
+
+
 def precision_cbs(
     device: torch.device,
     amp: str = "auto",  # auto or off
-) -> tuple[list[Callback], str]:  # callbacks, and what they do in a word
+    model: nn.Module | None = None,  # what is trained: measured once on a CPU that has bfloat16; None: float32 there
+    size: tuple[int, int] = (256, 512),  # height and width that it is trained at, px
+    times: Callable[..., dict[str, float]] = step_times,
+) -> tuple[list[Callback], str]:  # callbacks, and what they do in a few words
     "Mixed precision and channels_last where the device gains from them."
     if amp == "off": return [], "fp32"
     if device.type == "cuda":
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         return [ChannelsLast(), MixedPrecision(AMPMode.BF16 if bf16 else AMPMode.FP16)], "bf16" if bf16 else "fp16"
-    bf16 = device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
-    return ([ChannelsLast(), Autocast()], "bf16") if bf16 else ([ChannelsLast()], "fp32")
+    has_bf16 = device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
+    if model is None or not has_bf16: return [ChannelsLast()], "fp32"
+    trained = [(name, p.requires_grad) for name, p in model.named_parameters()]
+    of = {"model": sha256(f"{model}{trained}".encode()).hexdigest(), "size": list(size), "version": torch.__version__}
+    of |= machine() | {"threads": torch.get_num_threads()}
+    seconds = measured_once(of, lambda: times(model, size), cache_folder()/"measured")
+    best, other = sorted(("fp32", "bf16"), key=lambda name: name != fastest(seconds))
+    said = f"{best}, measured: {seconds[other]/seconds[best]:.1f} × {other}"
+    return [ChannelsLast(), *([Autocast()] if best == "bf16" else [])], said
 
 # %% ../nbs/15_train.ipynb #00000022
 class AverageWeights(Callback):
@@ -420,7 +456,7 @@ def sky_learner(
     set_seed(config.seed)
     model = ARCHS[config.arch](config.weights, **config.arch_args)
     for part in list(model.backbone.children())[:config.frozen]: part.requires_grad_(False)
-    cbs, precision = precision_cbs(device, config.amp)
+    cbs, precision = precision_cbs(device, config.amp, model, config.size)
     if config.freeze_bn: cbs.append(FreezeBN())
     if config.average: cbs.append(AverageWeights(config.average))
     if config.teacher: cbs.append(Distil(load_checkpoint(config.teacher)[0]))

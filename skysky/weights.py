@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -60,10 +61,10 @@ def read_card(
     path: str | os.PathLike,  # the .json file
 ) -> ModelCard:
     "Read a card. Raises `SkyError` that names the key when one is missing, unknown or of the wrong type."
-    path, known = Path(path), {f.name: f for f in fields(ModelCard)}
+    path, known = Path(path).expanduser(), {f.name: f for f in fields(ModelCard)}
     try: values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as e: raise SkyError(f"cannot read the model card {path}: {e.strerror}") from e
-    except ValueError as e: raise SkyError(f"the model card {path} is no JSON: {e}") from e
+    except (ValueError, RecursionError) as e: raise SkyError(f"the model card {path} is no JSON: {e}") from e
     if not isinstance(values, dict): raise SkyError(f"the model card {path} is no JSON object")
     for key, value in values.items():
         if key not in known: raise SkyError(f"the model card {path} has an unknown key {key!r}")
@@ -84,7 +85,7 @@ def write_card(
     path: str | os.PathLike,  # the .json file
 ):
     "Write a card beside its model."
-    with atomic_write(path) as tmp:
+    with atomic_write(Path(path).expanduser()) as tmp:
         tmp.write_text(json.dumps(asdict(card), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 # %% ../nbs/04_weights.ipynb #0000000a
@@ -111,7 +112,7 @@ DEFAULT_MODEL = "lraspp_mobilenet_v2"  # small enough to be in the package, fast
 # %% ../nbs/04_weights.ipynb #00000011
 def model_folders() -> list[Path]:
     "The folders that are searched for models, the first one first."
-    package, own = Path(skysky.__file__).parent, os.environ.get("SKYSKY_MODELS")
+    package, own = Path(skysky.__file__).parent, os.path.expanduser(os.environ.get("SKYSKY_MODELS", ""))
     if own and not Path(own).is_dir(): raise SkyError(f"SKYSKY_MODELS is {own}, which is no folder: change or unset it")
     clone = [package.parent/"weights"] if (package.parent/"nbs"/"00_core.ipynb").is_file() else []
     return [f for f in ([Path(own)] if own else []) + [package/"models"] + clone if f.is_dir()]
@@ -136,12 +137,13 @@ def _find(card: ModelCard) -> Path:
 
 # %% ../nbs/04_weights.ipynb #00000018
 def list_models() -> list[ModelCard]:
-    "The models of which this machine has a card; of two with one name only the one that is found first."
+    "The models of which this machine has a card, of two with one name the first; what is no card is warned of."
     cards = {}
     for folder in model_folders():
         for path in sorted(folder.glob("*.json")):
-            card = read_card(path)
-            cards.setdefault(card.name, card)
+            try: card = read_card(path)
+            except SkyError as e: warnings.warn(f"left out: {e}", stacklevel=2)
+            else: cards.setdefault(card.name, card)
     for card in cards.values(): card.path = _find(card)
     return list(cards.values())
 
@@ -150,8 +152,8 @@ def model_card(
     model: str | os.PathLike,  # a name that `list_models` knows, or the path of an .onnx file
 ) -> ModelCard:
     "The card of a model; for a path without a card one with defaults. Raises `SkyError` that lists the names."
-    path = Path(model)
-    if isinstance(model, os.PathLike) or path.suffix == ".onnx" or path.name != model:
+    path = Path(model).expanduser()
+    if isinstance(model, os.PathLike) or path.suffix == ".onnx" or Path(model).name != model:
         if not path.is_file(): raise SkyError(f"no model file {path}: give an .onnx file or a name of `skysky models`")
         if path.with_suffix(".json").is_file(): card = read_card(path.with_suffix(".json"))
         else:
@@ -162,6 +164,8 @@ def model_card(
         return card
     cards = {c.name: c for c in list_models()}
     if model in cards: return cards[model]
+    for home in [f/f"{model}.json" for f in model_folders()]:
+        if home.is_file(): read_card(home)  # says why it was left out
     raise SkyError(f"no model named {model!r}: choose {', '.join(cards) or 'the path of an .onnx file'}")
 
 # %% ../nbs/04_weights.ipynb #0000001d

@@ -52,7 +52,7 @@ class SkyCamera(AnyWidget):
         self.seg = segmenter or Segmenter(size=settings.get("size", 512))
         super().__init__(**{"threshold": self.seg.threshold} | settings | {"size": self.seg.size})
         self.on_mask, self._lock = on_mask, threading.Lock()
-        self._session, self._acked = None, threading.Event()  # of a source on the kernel's side
+        self._session, self._acked, self._streaming = None, threading.Event(), None  # of a source on the kernel's side
         self.on_msg(self._receive)
 
 # %% ../nbs/08_widgets.ipynb #0000000a
@@ -89,8 +89,11 @@ def _receive(self: SkyCamera, _, content: dict, buffers: list):
     "A message of the page: a frame, or about a source on the kernel's side."
     if content["kind"] == "frame": self._answer(content, buffers[0])
     elif content["kind"] == "open":
-        self._session = content["session"]
-        threading.Thread(target=self._stream, args=(content["source"], content["session"]), daemon=True).start()
+        before, self._session, self._acked = self._acked, content["session"], threading.Event()
+        before.set()  # that session ends
+        args = content["source"], content["session"], self._acked, self._streaming
+        self._streaming = threading.Thread(target=self._stream, args=args, daemon=True)
+        self._streaming.start()
     elif content["session"] == self._session:
         if content["kind"] == "close": self._session = None
         self._acked.set()
@@ -108,10 +111,15 @@ def _answer(self: SkyCamera, content, jpeg):
 _SILENT = 10  # s without an acknowledgement, after which nobody looks any more
 
 @patch
-def _stream(self: SkyCamera, source, session):
+def _stream(self: SkyCamera, source, session,
+            acked: threading.Event,  # set when the page has shown a picture, or the session is over
+            before: threading.Thread | None,  # the session before
+):
     "Send pictures and masks of a source, until the page stops it or is silent."
     from skysky.camera import LiveSource
     n, trip, to = 0, 0., {"session": session}
+    if before: before.join()
+    if self._session != session: return
     self.send(to | {"kind": "note", "error": ""})
     try:
         with LiveSource(source) as live:
@@ -122,9 +130,10 @@ def _stream(self: SkyCamera, source, session):
                 img = _reduce(frame.img)
                 told, prob = self._segment(img)
                 n, start = n + 1, time.perf_counter()
-                self._acked.clear()
+                acked.clear()
+                if self._session != session: break
                 self.send(to | {"kind": "picture", "id": n, "trip": trip} | told, [_jpeg(img), _deflate(prob)])
-                if not self._acked.wait(_SILENT): break
+                if not acked.wait(_SILENT): break
                 trip = (time.perf_counter() - start)*1000 + told["ms"]
     except Exception as e: self.send(to | {"kind": "failed", "error": _line(e)})  # no cell would show it
 

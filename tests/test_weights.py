@@ -290,6 +290,18 @@ def test_mask_fetches_what_it_needs(server, real, tmp_path):
     assert run.returncode == 1 and run.stderr.count("\n") == 1 and "SKYSKY_OFFLINE" in run.stderr
 
 
+def test_a_foreign_card_is_left_out_with_a_line(tmp_path, monkeypatch):
+    for key in ("MODELS", "CACHE"): monkeypatch.setenv(f"SKYSKY_{key}", "~")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path/"config.json").write_text('{"architectures": ["Other"]}')
+    Image.fromarray(np.full((48, 64, 3), 128, np.uint8)).save(tmp_path/"x.png")
+    line = f"skysky: left out: the model card {tmp_path/'config.json'} has an unknown key 'architectures'\n"
+    for args, said, err in (("mask x.png", "no sky", line), ("models", DEFAULT_MODEL, line),
+                            ("mask x.png --model config", "", line + line.replace("left out: ", ""))):
+        run = subprocess.run([*COMMAND, *args.split()], cwd=tmp_path, capture_output=True, text=True)
+        assert run.stderr == err and said in run.stdout and run.returncode == (not said), run.stderr
+
+
 @pytest.mark.parametrize("command, way, bar", [
     ("mask x.png", "far.onnx", "{0}/{0}"), ("mask x.png", "unsized", "fetching the model"),
     ("mask -q x.png", "far.onnx", ""), ("evaluate set -o out", "far.onnx", "{0}/{0}")])

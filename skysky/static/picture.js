@@ -8,14 +8,6 @@ export function parts(size, part = PART) {
   return Array.from({ length: Math.max(1, Math.ceil(size / part)) }, (_, i) => [i * part, Math.min(size, (i + 1) * part)]);
 }
 
-async function upload(model, file) {
-  const ranges = parts(file.size);
-  for (const [i, [start, end]] of ranges.entries()) {
-    const buffer = await file.slice(start, end).arrayBuffer();
-    model.send({ kind: "part", name: file.name, first: i === 0, last: i === ranges.length - 1 }, undefined, [buffer]);
-  }
-}
-
 function render({ model, el }) {
   const image = Object.assign(document.createElement("img"), { draggable: false });
   const file = Object.assign(document.createElement("input"), { type: "file", accept: "image/*", hidden: true });
@@ -25,7 +17,18 @@ function render({ model, el }) {
   el.dataset.lmSuppressShortcuts = "true";
   el.append(image, button, file);
 
-  const take = (files) => files?.length && upload(model, files[0]);
+  let newest; // upload: one that begins while another is under way takes its place
+  const send = async (picture) => {
+    const ranges = parts(picture.size);
+    const upload = (newest = Math.random().toString(36).slice(2));
+    for (const [i, [start, end]] of ranges.entries()) {
+      const buffer = await picture.slice(start, end).arrayBuffer();
+      if (upload !== newest) return;
+      const part = { kind: "part", name: picture.name, upload, first: i === 0, last: i === ranges.length - 1 };
+      model.send(part, undefined, [buffer]);
+    }
+  };
+  const take = (files) => files?.length && send(files[0]);
   const over = (on) => (event) => {
     event.preventDefault(); // else the browser opens the file in place of the page
     event.stopPropagation();
