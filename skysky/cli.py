@@ -280,8 +280,8 @@ def video(ctx, source, out, save, smooth, table, csv_only, overwrite, quiet, **m
 @main.command(short_help="Find the sky in a camera, a stream, or a file played live.")
 @click.argument("source", default="0", metavar="[SOURCE]")
 @click.option("--record", metavar="FILE",
-              help="Write what is shown as a video (.mp4, .mov, .mkv, .webm). It grows at its own name, and can be played "
-                   "at any moment: a power cut costs the last seconds.")
+              help="Write what is shown as a video (.mp4, .mov, .mkv, .webm). It grows at its own name, and can be "
+                   "played at any moment: a power cut costs the last seconds.")
 @click.option("--csv", "table", metavar="FILE",
               help="Write a table with a row a frame, as `skysky video` does; a row is there at once.")
 @click.option("--overwrite", is_flag=True,

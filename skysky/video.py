@@ -35,7 +35,7 @@ import av.filter
 from av.codec.codec import Codec, UnknownCodecError
 from av.codec.context import Flags
 from av.format import Flags as FormatFlags
-from av.stream import Disposition
+from av.stream import Discard, Disposition
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 
 from . import __version__
@@ -214,7 +214,8 @@ def _open_video(
         if head[:4] + head[8:] == b"RIFFWEBP": return av.open(_unpacked(path))
         return av.open(f"file:{path}", options={"protocol_whitelist": "file"}, metadata_errors="replace")
     except PermissionError as e: raise SkyError(f"{path}: cannot be opened; check its permissions") from e
-    except OSError as e: raise SkyError(f"{path}: no video, or damaged ({e.strerror or e}); export it again") from e
+    except (OSError, av.FFmpegError) as e:
+        raise SkyError(f"{path}: no video, or damaged ({e.strerror or e}); export it again") from e
 
 
 def _picture_stream(
@@ -649,7 +650,8 @@ class _Others:
         self._source, self._container, self._carry, self.left_out = _open_video(source.path), container, {}, []
         picture, format = _picture_stream(self._source, source.path), container.format.name
         for s in self._source.streams:
-            if s.index == picture.index or s.type == "data" and "timecode" in s.metadata: continue
+            known = s.type == "data" and ("timecode" in s.metadata or s.discard == Discard.all)  # time code; chapters
+            if s.index == picture.index or known: continue
             is_cover = bool(s.disposition & Disposition.attached_pic)
             other = _attached if is_cover else _MAKERS.get(s.type, _left_out)
             make = _copied if _fits(source.path, s.index, format) else other
