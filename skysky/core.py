@@ -41,18 +41,17 @@ class SkyError(Exception):
         super().__init__(line.encode("utf-8", "backslashreplace").decode())
 
 # %% ../nbs/00_core.ipynb #0000000d
-def _target(path):
-    "The file that `path` leads to through `~` and links; `SkyError` for anything that must not be replaced by a file."
-    try:
-        full = os.path.expanduser(path)
-        if os.path.exists(full):
-            if not os.path.isfile(full): raise SkyError(f"cannot write {path}: not a regular file; name another one")
-            for stream in (0, 1, 2):  # /dev/stdout, and the file that a shell sends it to
-                with suppress(OSError):
-                    if os.path.samestat(os.stat(full), os.fstat(stream)):
-                        raise SkyError(f"cannot write {path}: it is in use as standard input or output; name a file")
-        return Path(os.path.realpath(full))
-    except (OSError, ValueError) as e: raise SkyError(f"cannot write {path}: {getattr(e, 'strerror', e)}") from e
+def _replaced(path):
+    "`os.stat` of the file that writing to `path` replaces, None for a new one; `SkyError` for what is no place for it."
+    try: info = os.stat(os.path.expanduser(path))
+    except OSError: return None
+    except ValueError as e: raise SkyError(f"cannot write {path}: {e}; name another file") from e
+    if not stat.S_ISREG(info.st_mode): raise SkyError(f"cannot write {path}: not a regular file; name another one")
+    for stream in (0, 1, 2):  # /dev/stdout, and the file that a shell sends it to
+        with suppress(OSError):
+            if os.path.samestat(info, os.fstat(stream)):
+                raise SkyError(f"cannot write {path}: it is in use as standard input or output; name another file")
+    return info
 
 
 @contextmanager
@@ -60,16 +59,16 @@ def atomic_write(
     path: str | os.PathLike,  # the file to write; missing folders are made, `~` is the home folder
 ):
     "Yield a temporary path beside `path`, of the same suffix; rename it to `path` at the end, remove it on an error."
-    path = _target(path)  # a link stays, the file that it leads to is replaced
+    info = _replaced(path)
+    path = Path(os.path.realpath(os.path.expanduser(path)))  # a link stays, the file that it leads to is replaced
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
         tmp = path.with_name(f".{path.stem[:40]}-{secrets.token_hex(4)}{path.suffix}")
-        os.close(os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600))
+        os.close(os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if info else 0o666))
     except OSError as e: raise SkyError(f"cannot write {path}: {e.strerror}") from e
     try:
         yield tmp
-        if mode is not None: tmp.chmod(mode)
+        if info: tmp.chmod(stat.S_IMODE(info.st_mode))
         tmp.replace(path)
     except OSError as e: raise SkyError(f"cannot write {path}: {e.strerror or e}") from e
     finally: tmp.unlink(missing_ok=True)
@@ -100,19 +99,19 @@ def check_outputs(
     overwrite: bool = False,  # permit to replace files that skysky did not write; never a source
 ):
     "Raise `SkyError` when something that belongs to the user would be lost, or one output by another."
-    def same(path):  # what all names of one file have in common
-        try: info = os.stat(os.path.expanduser(path))
-        except (OSError, ValueError): return None
-        return info.st_dev, info.st_ino
-
-    known, seen, foreign = {same(s) for s in sources if isinstance(s, (str, os.PathLike))} - {None}, set(), []
+    known, seen, foreign = set(), set(), []
+    for source in sources:
+        if isinstance(source, (str, os.PathLike)):
+            with suppress(OSError, ValueError):
+                info = os.stat(os.path.expanduser(source))
+                known.add((info.st_dev, info.st_ino))
     for path in outputs:
-        if (there := same(path)) in known:
-            raise SkyError(f"{path}: would replace a picture or video that is read; name another place with -o")
-        key = there or _target(path)
-        if key in seen: raise SkyError(f"{path}: two outputs would be this one file; give each its own name")
-        seen.add(key)
-        if there and _target(path) and not (overwrite or is_ours(path)): foreign.append(path)
+        info = _replaced(path)
+        file = (info.st_dev, info.st_ino) if info else os.path.realpath(os.path.expanduser(path))  # whatever its names
+        if file in known: raise SkyError(f"{path}: would replace what is read; name another place with -o")
+        if file in seen: raise SkyError(f"{path}: two outputs would be this one file; give each its own name")
+        seen.add(file)
+        if info and not (overwrite or is_ours(path)): foreign.append(path)
     if foreign:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise SkyError(f"{foreign[0]}{more}: there, and not written by skysky; name another place, or give --overwrite")

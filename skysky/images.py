@@ -15,8 +15,10 @@ import struct
 import threading
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from contextlib import contextmanager
 from io import BytesIO
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,10 +29,12 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from .core import MARK, SkyError, SkyMask, atomic_write
+from .core import MARK, SkyError, SkyMask, atomic_write, is_ours
 
 # %% ../nbs/01_images.ipynb #00000005
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".avif", ".heic", ".heif")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".avif", ".heic", ".heif",
+                  ".jpe", ".jfif", ".jif", ".mpo", ".apng", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".j2k", ".j2c",
+                  ".jpc", ".jpx", ".jpf", ".hif", ".avifs", ".heics", ".heifs")
 MAX_PIXELS = 250_000_000  # larger pictures are refused from their header, before anything is decoded
 MIN_SIDE = 8  # px: below this nobody can say what is sky
 OUTPUTS = {"mask": "_mask.png", "prob": "_prob.png", "prob16": "_prob16.png", "overlay": "_overlay.jpg",
@@ -39,7 +43,12 @@ OUTPUTS = {"mask": "_mask.png", "prob": "_prob.png", "prob16": "_prob16.png", "o
 # Only these decoders run: others that Pillow knows start programs. A raw photo's thumbnail would pass for the picture.
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "JPEG2000", "AVIF", "HEIF", "PPM")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"heif")
-_RAW_SUFFIXES = (".dng", ".nef", ".cr2", ".cr3", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw")
+_RAW_SUFFIXES = (".dng", ".nef", ".nrw", ".cr2", ".cr3", ".crw", ".arw", ".srf", ".sr2", ".orf", ".rw2", ".raw", ".raf",
+                 ".pef", ".srw", ".x3f", ".3fr", ".fff", ".iiq", ".erf", ".kdc", ".dcr", ".mrw", ".mef", ".mos", ".rwl",
+                 ".gpr")
+_OTHER_SUFFIXES = (".jxl", ".psd", ".psb", ".tga", ".exr", ".hdr", ".dds", ".pfm", ".pam", ".ico", ".pcx", ".xcf",
+                   ".kra", ".svg", ".svgz", ".eps", ".ai", ".insp", ".flif", ".bpg", ".wdp", ".jxr", ".fits", ".fit",
+                   ".qoi")
 
 # %% ../nbs/01_images.ipynb #00000007
 def _stream(source, name):
@@ -128,9 +137,6 @@ def _check_range(im, name):
         raise SkyError(f"{name}: values {lo:g}..{hi:g} where 0..{white} is expected; save it with 8 or 16 bits")
 
 # %% ../nbs/01_images.ipynb #0000000f
-_EXIF_IFD, _GPS_IFD = 0x8769, 0x8825
-
-
 def stored_view(
     img: np.ndarray,  # H,W[,C], upright
     orientation: int,  # EXIF, 1..8
@@ -143,19 +149,19 @@ def stored_view(
 
 
 def _exif(im, stream=None):
-    "The EXIF of a Pillow image and the IFDs below it; nothing when it is broken."
+    "The EXIF of a Pillow image; empty when it is broken."
     try:
         if stream and im.format == "PNG" and "exif" not in im.info:  # Pillow decodes all to look behind the pixels
             stream.seek(0)
             data = stream.read()
-            if not any(word in data for word in (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")): return {}, {}
-        exif = im.getexif()
-        return exif, {tag: exif.get_ifd(tag) for tag in (_EXIF_IFD, _GPS_IFD)}
-    except Exception: return {}, {}  # Pillow answers broken EXIF with any of a dozen types
+            if not re.search(b"eXIf|Raw profile type|XML:com.adobe.xmp", data): return Image.Exif()
+        return im.getexif()
+    except Exception: return Image.Exif()  # Pillow answers broken EXIF with any of a dozen types
 
 
 def _orientation(im, stream=None):
-    code = _exif(im, stream)[0].get(0x112)
+    try: code = _exif(im, stream).get(0x112)
+    except Exception: return 1  # as above
     return int(code) if code in range(1, 9) else 1
 
 # %% ../nbs/01_images.ipynb #00000011
@@ -244,34 +250,60 @@ def _natural(path):
     return [[int(t) if i % 2 else t.casefold() for i, t in enumerate(re.split(r"(\d+)", part))] for part in path.parts]
 
 
-def _walk(root):
+def _walk(root, say):
     "The files below a folder; links are followed, hidden names are not."
-    def refuse(e): raise SkyError(f"{e.filename}: cannot be searched ({e.strerror}); check its permissions") from e
+    def refuse(e):
+        error = SkyError(f"{e.filename}: cannot be searched ({e.strerror}); check its permissions")
+        if e.filename == os.fspath(root): raise error from e
+        say(error)
     seen = {os.path.realpath(root)}
     for folder, dirs, files in os.walk(root, followlinks=True, onerror=refuse):
         fresh = {d: os.path.realpath(os.path.join(folder, d)) for d in sorted(dirs) if not d.startswith(".")}
         dirs[:] = [d for d, real in fresh.items() if not (real in seen or seen.add(real))]
         yield from (Path(folder, f) for f in files if not f.startswith("."))
 
+
+def _left_out(
+    found: list[Path],
+) -> list[str]:  # lines
+    "What a search has passed over."
+    lines = []
+    for suffixes, what, do in ((_RAW_SUFFIXES, "raw photo", "develop to JPEG, PNG or TIFF"),
+                               (_OTHER_SUFFIXES, "picture", "save as JPEG, PNG or TIFF")):
+        count = Counter(s for p in found if (s := p.suffix.lower()) in suffixes)
+        n = count.total()
+        if n: lines.append(f"{n} {what}{'s' if n > 1 else ''} left out ({' '.join(sorted(count))}); {do} first")
+    return lines
+
 # %% ../nbs/01_images.ipynb #0000001e
 def find_images(
     source: str | os.PathLike,  # a file, a folder (with its sub-folders) or a pattern such as "photos/**/*.jpg"
+    say: Callable[[str | SkyError], object] = lambda line: None,  # gets a line about what is left out, or why
+    ours: bool = False,  # whether a folder's files that skysky wrote count: masks to train on, say
 ) -> list[tuple[Path, Path]]:  # (path, path below the given folder), naturally sorted
     "The pictures that `source` names; `SkyError` when there are none."
-    path = Path(os.path.expanduser(source))
-    if path.is_dir(): root, found = path, _walk(path)
-    elif os.path.lexists(path): return [(path, Path(path.name))]
-    elif glob.has_magic(str(path)):
-        fixed = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
-        root, found = Path(*path.parts[:fixed]), map(Path, glob.iglob(str(path), recursive=True))
-    else: raise SkyError(f"{source}: no such file or folder; check the path")
-    found = [p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir()]
-    sources, ours = {*found, *(p.with_suffix("") for p in found)}, re.compile(f"(.+)_({'|'.join(OUTPUTS)})")
-    found = [p for p in found if not ((m := ours.fullmatch(p.stem)) and p.with_name(m[1]) in sources)]
-    if not found: raise SkyError(f"{source}: no pictures there; they end in {' '.join(IMAGE_SUFFIXES)}")
-    return sorted(((p, p.relative_to(root)) for p in found), key=lambda pair: _natural(pair[1]))
+    try:
+        path = Path(os.path.expanduser(source))
+        if path.is_dir(): root, found = path, _walk(path, say)
+        elif os.path.lexists(path): return [(path, Path(path.name))]
+        elif glob.has_magic(str(path)):
+            fixed = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
+            root, found = Path(*path.parts[:fixed]), map(Path, glob.iglob(str(path), recursive=True))
+        else: raise SkyError(f"{source}: no such file or folder; check the path")
+        found = [p for p in dict.fromkeys(found) if not p.is_dir()]
+    except (OSError, ValueError) as e: raise SkyError(f"{source}: cannot be searched ({e}); check the path") from e
+    lines, pictures = _left_out(found), [p for p in found if p.suffix.lower() in IMAGE_SUFFIXES]
+    own = set() if ours else set(filter(is_ours, pictures))
+    pictures = [p for p in pictures if p not in own]
+    if n := len(own):
+        lines.append(f"{n} left out, written by skysky")
+    if not pictures:
+        raise SkyError(f"{source}: no pictures there; {', '.join(lines) or 'they end in ' + ' '.join(IMAGE_SUFFIXES)}")
+    for line in lines: say(f"{source}: {line}")
+    return sorted(((p, p.relative_to(root)) for p in pictures), key=lambda pair: _natural(pair[1]))
 
 # %% ../nbs/01_images.ipynb #00000021
+_EXIF_IFD, _GPS_IFD = 0x8769, 0x8825  # tags that lead to further ones
 _JPEG, _TIFF = ("JPEG", {"quality": 92}), ("TIFF", {"compression": "tiff_lzw"})
 _WRITERS = {".png": ("PNG", {"compress_level": 1}), ".jpg": _JPEG, ".jpeg": _JPEG, ".webp": ("WEBP", {"quality": 92}),
             ".tif": _TIFF, ".tiff": _TIFF, ".bmp": ("BMP", {})}
@@ -385,7 +417,7 @@ def output_folder(
     layout: str = "skysky",  # a key of `LAYOUTS`
 ) -> Path:  # beside `folder`
     "Where the program of `layout` looks for the masks of a folder."
-    folder = Path(os.path.abspath(folder))
+    folder = Path(os.path.abspath(os.path.expanduser(folder)))
     return folder.parent/_pick(LAYOUTS, layout, "layout").folder.format(folder=folder.name)
 
 # %% ../nbs/01_images.ipynb #00000030
@@ -397,9 +429,23 @@ def output_names(
     "The file to write for each picture."
     suffix, layout = _pick(OUTPUTS, kind, "output"), _pick(LAYOUTS, layout, "layout")
     pattern = layout.name if kind == "mask" else "{stem}" + suffix
-    count = Counter(str(n.with_suffix("")).casefold() for n in names)
-    twins = {n.parent for n in names if count[str(n.with_suffix("")).casefold()] > 1}
-    return [n.parent/pattern.format(name=n.name, stem=n.name if n.parent in twins else n.stem) for n in names]
+    rank = {suffix: i for i, suffix in enumerate(IMAGE_SUFFIXES)}
+
+    def low(path): return str(path).casefold()
+    def order(name): return low(name.with_suffix("")), rank.get(name.suffix.lower(), len(rank)), str(name)
+
+    ordered, stems, taken = sorted(names, key=order), {}, set()
+    for _, twins in groupby(ordered, lambda name: order(name)[0]):
+        name = next(twins)
+        stems[name] = name.stem
+        taken.add(low(name.with_suffix("")))
+    for name in ordered:
+        if name in stems: continue
+        stem = name.name
+        while low(name.parent/stem) in taken: stem += "-2"
+        stems[name] = stem
+        taken.add(low(name.parent/stem))
+    return [n.parent/pattern.format(name=n.name, stem=stems[n]) for n in names]
 
 # %% ../nbs/01_images.ipynb #00000033
 @patch
@@ -435,30 +481,33 @@ _EXIF_TAGS = {0x10e, 0x10f, 0x110, 0x11a, 0x11b, 0x128, 0x132, 0x13b, 0x8298,  #
               0x9c9b, 0x9c9c, 0x9c9d, 0x9c9e, 0x9c9f}  # XPTitle .. XPSubject
 
 
-def _known_tags(ifd, group=None):
+def _known_tags(exif, group=None):
     "What can be carried on of a directory of EXIF tags: 20 kB, neither what is broken nor what holds offsets."
     kept, room = {}, 20_000  # a JPEG holds 64 kB of EXIF
-    for tag, value in ifd.items():
-        if tag in (0x927c, 0xa005) or group is None and tag not in _EXIF_TAGS: continue  # MakerNote, Interoperability
+    try: tags = dict(exif.get_ifd(group) if group else exif)
+    except Exception: return kept  # as in `_exif`
+    for tag, value in tags.items():
+        if tag in (0x927c, 0xa005) or not group and tag not in _EXIF_TAGS: continue  # MakerNote, Interoperability
+        if isinstance(value, str) and not value.isascii(): value = value.encode("latin-1")  # as Pillow has decoded it
         try:
             alone = ImageFileDirectory_v2(group=group)
             alone[tag] = value
-            room -= (size := len(alone.tobytes()))
+            size = len(alone.tobytes())
         except Exception: continue  # a value that its type can't hold is answered with any of a dozen types
-        if room < 0: room += size
-        else: kept[tag] = value
+        if size <= room:
+            kept[tag] = value
+            room -= size
     return kept
 
 
 def _carried(im, stream, shape):
     "The EXIF for a picture of `shape` that is made from `im`, and the colour profile of what `read_image` makes of it."
-    profile, is_srgb = _profile(im)
-    if is_srgb: icc = im.info["icc_profile"]
+    if _profile(im)[1]: icc = im.info["icc_profile"]
     else: icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes() if _to_srgb(im) else None
-    exif, (old, parts) = Image.Exif(), _exif(im, stream)
+    exif, old = Image.Exif(), _exif(im, stream)
     exif.update(_known_tags(old))
-    for tag, ifd in parts.items():
-        if ifd := _known_tags(ifd, tag): exif[tag] = ifd
+    for group in (_EXIF_IFD, _GPS_IFD):
+        if tags := _known_tags(old, group): exif[group] = tags
     if len(exif): exif[0x112] = 1
     for tag, size in ((0xa002, shape[1]), (0xa003, shape[0])):  # PixelXDimension, PixelYDimension
         if tag in exif.get(_EXIF_IFD, {}): exif[_EXIF_IFD][tag] = size

@@ -14,8 +14,18 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from skysky.core import SkyError, SkyMask
-from skysky.images import LAYOUTS, OUTPUTS, find_images, output_names, read_image, write_image
+from skysky.core import MARK, SkyError, SkyMask, atomic_write, check_outputs, is_ours
+from skysky.images import (
+    IMAGE_SUFFIXES,
+    LAYOUTS,
+    OUTPUTS,
+    find_images,
+    orientation,
+    output_names,
+    read_image,
+    stored_view,
+    write_image,
+)
 
 RNG = np.random.default_rng(0)
 IMG = cv2.resize(RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8), (80, 60), interpolation=cv2.INTER_CUBIC)
@@ -92,6 +102,142 @@ def test_broken_exif_is_no_reason_to_refuse():
             assert read_image(stored(IMG, "JPEG", exif=exif)).shape == IMG.shape
 
 
+@pytest.mark.parametrize("code", [0, 9, 65535, b"6\0", b"up\0", (6, 1), None])
+@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP"])
+def test_odd_orientation_is_none(fmt, code):
+    "A number that the standard does not know, text, two numbers, no number: the pixels stay as they are stored."
+    tag = {bytes: (2, lambda v: v.ljust(4, b"\0")), tuple: (3, lambda v: struct.pack("<HH", *v)),
+           int: (3, lambda v: struct.pack("<HH", v, 0)), type(None): (3, lambda v: bytes(4))}[type(code)]
+    count = 0 if code is None else len(code) if isinstance(code, (bytes, tuple)) else 1
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + struct.pack("<HHI", 0x112, tag[0], count) + tag[1](code) + bytes(4)
+    file = stored(IMG, fmt, exif=exif, lossless=True)
+    if code != (6, 1): assert orientation(file) == 1  # of two numbers the first one is meant
+    assert {*read_image(file).shape[:2]} == {60, 80}
+    SkyMask(np.ones(read_image(file).shape[:2], np.float32)).overlay(file)
+
+
+def photo_exif(code):
+    "What a phone writes."
+    exif = Image.Exif()
+    exif[0x10f], exif[0x110], exif[0x131], exif[0x112] = "Maker", "Model 3", "Firmware 1", code
+    exif[0x13b] = "Jörg".encode()
+    exif[0x8769] = {0x9003: "2026:06:01 12:00:00", 0x920a: 4.25, 0xa002: 80, 0xa003: 60, 0x927c: b"secret"*5000}
+    exif[0x8825] = {1: "N", 2: (48., 30., 12.5), 3: "E", 4: (9., 1., 2.5)}
+    return exif
+
+
+@pytest.mark.parametrize("source", ["x.jpg", "x.png", "x.tif", "x.webp"])
+@pytest.mark.parametrize("kind, name", [("mask", "y.png"), ("mask", "y.tif"), ("prob", "y.png"), ("prob16", "y.png"),
+                                        ("prob16", "y.tif"), ("overlay", "y.jpg"), ("overlay", "y.png"),
+                                        ("overlay", "y.webp"), ("cutout", "y.png"), ("cutout", "y.tif")])
+def test_exif_is_carried_on(tmp_path, source, kind, name):
+    options = {"x.jpg": {"quality": 95}, "x.webp": {"lossless": True}}.get(source, {})
+    Image.fromarray(IMG).save(tmp_path/source, exif=photo_exif(6).tobytes(), **options)
+    sky = SkyMask(np.linspace(0, 1, 4800, dtype=np.float32).reshape(80, 60))
+    for layout in ("skysky", "colmap"):
+        sky.save(tmp_path/name, kind, tmp_path/source, layout)
+        assert is_ours(tmp_path/name)
+        turned = layout == "colmap" and kind not in ("overlay", "cutout")
+        with Image.open(tmp_path/name) as im:
+            exif, size = im.getexif(), im.size
+            sub, place = exif.get_ifd(0x8769), exif.get_ifd(0x8825)
+        assert size == ((80, 60) if turned else (60, 80))
+        assert (exif[0x10f], exif[0x110], exif[0x131]) == ("Maker", "Model 3", MARK)
+        assert exif.get(0x112, 1) == 1
+        if ".tif" not in source + name: assert exif[0x13b].encode("latin-1") == "Jörg".encode()  # Pillow's TIFF: ??
+        assert (sub[0x9003], float(sub[0x920a])) == ("2026:06:01 12:00:00", 4.25) and 0x927c not in sub
+        assert (sub[0xa002], sub[0xa003]) == size
+        assert [float(v) for v in place[2]] == [48, 30, 12.5]
+
+
+@pytest.mark.parametrize("code", range(1, 9))
+@pytest.mark.parametrize("source", ["x.jpg", "x.png", "x.tif"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_masks_lie_on_the_pixels_that_are_read(tmp_path, code, source, layout):
+    upright = SkyMask(np.zeros((60, 80), np.float32))
+    upright.prob[:10, :30] = 1
+    exif = Image.Exif()
+    exif[0x112] = code
+    Image.fromarray(np.ascontiguousarray(stored_view(IMG, code))).save(tmp_path/source, exif=exif)
+    y, x = {1: (5, 15), 2: (5, 64), 3: (54, 64), 4: (54, 15), 5: (15, 5), 6: (64, 5), 7: (64, 54), 8: (15, 54)}[code]
+    if LAYOUTS[layout].upright: y, x = 5, 15
+    for kind, sky in (("mask", LAYOUTS[layout].sky), ("prob", 255), ("prob16", 65535)):
+        for image in (tmp_path/source, str(tmp_path/source), (tmp_path/source).read_bytes()):
+            upright.save(tmp_path/"y.png", kind, image, layout)
+            got = cv2.imread(str(tmp_path/"y.png"), cv2.IMREAD_UNCHANGED)
+            assert got[y, x] == sky and (got == sky).sum() == 300, (kind, got.shape)
+    upright.save(tmp_path/"y.png", "overlay", tmp_path/source, layout)
+    assert read_image(tmp_path/"y.png").shape == IMG.shape and orientation(tmp_path/"y.png") == 1
+
+
+def test_broken_or_huge_exif_costs_only_itself(tmp_path):
+    good = photo_exif(6).tobytes()
+    huge = photo_exif(6)
+    huge[0x8769] = {**huge[0x8769], 0x9286: b"comment "*200_000}
+    huge[0x10e] = "long "*100_000
+    cases = [good[:n] for n in (6, 7, 14, 20, 60, len(good)//2, len(good) - 1)]
+    cases += [b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12"*400, good.replace(b"\x69\x87", b"\x69\xff"), huge.tobytes()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for exif in cases:
+            for fmt, name in (("PNG", "x.png"), ("JPEG", "x.jpg"), ("WEBP", "x.webp")):
+                if fmt == "JPEG" and len(exif) > 65_000: continue
+                (tmp_path/name).write_bytes(stored(IMG, fmt, exif=exif))
+                sky = SkyMask(np.ones(read_image(tmp_path/name).shape[:2], np.float32))
+                for kind, out in (("mask", "y.png"), ("overlay", "y.jpg"), ("overlay", "y.tif"), ("cutout", "y.webp")):
+                    sky.save(tmp_path/out, kind, tmp_path/name, "colmap")
+                    assert is_ours(tmp_path/out) and read_image(tmp_path/out).shape[2] == 3
+                    assert len((tmp_path/out).read_bytes()) < 200_000
+
+
+def test_profiles_fit_the_values(tmp_path):
+    "sRGB is carried on as it is; what was converted to sRGB says sRGB; a mask has no colours."
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    wide = bytearray(srgb)  # stands for another profile: the red of a wider screen
+    at = next(i for i in range(132, 132 + 12*wide[131], 12) if wide[i:i + 4] == b"rXYZ")
+    start = int.from_bytes(wide[at + 4:at + 8], "big")
+    wide[start + 8:start + 12] = struct.pack(">i", int(.515*65536))
+    wide = bytes(wide).replace("sRGB".encode("utf-16-be"), "wide".encode("utf-16-be")).replace(b"sRGB", b"wide")
+    sky = SkyMask(np.zeros((60, 80), np.float32))
+    for profile, want in ((srgb, srgb), (wide, "sRGB"), (b"broken", None), (None, None)):
+        Image.fromarray(IMG).save(tmp_path/"x.png", icc_profile=profile)
+        for kind, name in (("overlay", "y.jpg"), ("overlay", "y.png"), ("cutout", "y.webp"), ("cutout", "y.tif")):
+            sky.save(tmp_path/name, kind, tmp_path/"x.png")
+            with Image.open(tmp_path/name) as im: got = im.info.get("icc_profile")
+            if want == "sRGB": assert "sRGB" in ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(BytesIO(got)))
+            else: assert got == want
+            if kind == "overlay" and name == "y.png":  # seen alike: whoever reads both gets the same colours
+                assert np.abs(read_image(tmp_path/name).astype(int) - read_image(tmp_path/"x.png")).max() <= 1
+        for kind in ("mask", "prob", "prob16"):
+            sky.save(tmp_path/"y.png", kind, tmp_path/"x.png")
+            with Image.open(tmp_path/"y.png") as im: assert "icc_profile" not in im.info
+
+
+def test_cutouts_keep_what_was_transparent(tmp_path):
+    alpha = np.full((60, 80), 255, np.uint8)
+    alpha[:, 40:], alpha[:, 60:] = 128, 0
+    rgba, clear = np.dstack([IMG, alpha]), np.where(alpha[..., None], IMG, 0)
+    sky = SkyMask(np.zeros((60, 80), np.float32))
+    sky.prob[:30] = 1
+    palette = Image.fromarray(IMG).quantize(16)
+    hole = np.asarray(palette) == palette.getpixel((0, 59))
+    files = {"rgba.png": stored(rgba), "rgba.webp": stored(rgba, "WEBP", lossless=True, exact=True),
+             "rgba.tif": stored(rgba, "TIFF"), "la.png": stored(Image.fromarray(rgba).convert("LA")),
+             "palette.png": stored(palette, transparency=palette.getpixel((0, 59))),
+             "one.gif": stored(palette, "GIF", transparency=palette.getpixel((0, 59)))}
+    for name, file in files.items():
+        (tmp_path/name).write_bytes(file)
+        seen = np.where(hole, 0, 255) if name in ("palette.png", "one.gif") else alpha
+        for source in (tmp_path/name, file, Image.open(BytesIO(file))):
+            got = sky.cutout(source)
+            assert (got[..., 3] == np.where(sky.mask(), 0, seen)).all(), name
+        if name.startswith("rgba"):  # colours stay as they are, half transparent ones too
+            assert (got[..., :3][alpha > 0] == clear[alpha > 0]).all()
+    assert (sky.cutout(rgba) == np.dstack([IMG, np.where(sky.mask(), 0, alpha)])).all()
+    opaque = sky.cutout(IMG)
+    assert (opaque[..., 3] == np.where(sky.mask(), 0, 255)).all()
+
+
 def test_transparency_is_black():
     alpha = np.full((60, 80), 255, np.uint8)
     alpha[:, 40:] = 0
@@ -160,11 +306,15 @@ def test_arrays_and_pil():
     for bad in (IMG.astype(np.float32), IMG[None], IMG[..., :2], np.zeros((0, 9, 3), np.uint8), IMG[:4]): line(bad)
 
 
-def test_first_frame_of_many():
-    frames = [Image.fromarray(IMG), Image.fromarray(255 - IMG)]
+def test_first_frame_of_many(tmp_path):
+    frames = [Image.fromarray(np.roll(IMG, 2*i, 1)) for i in range(12)]
     for fmt, options in (("TIFF", {}), ("WEBP", {"lossless": True}), ("PNG", {})):
         file = stored(frames[0], fmt, save_all=True, append_images=frames[1:], **options)
-        assert (read_image(file) == IMG).all()
+        (tmp_path/"x").write_bytes(file)
+        for source in (file, tmp_path/"x"): assert (read_image(source) == IMG).all()
+    for fmt in ("GIF", "WEBP", "AVIF"):
+        file = stored(frames[0], fmt, save_all=True, append_images=frames[1:])
+        assert np.abs(read_image(file).astype(int) - IMG).mean() < 12
 
 
 # ---- files that are not what they seem
@@ -262,13 +412,137 @@ def test_find_images(tmp_path):
     assert [Path(n).name for n in names[2:]] == ["IMG_9.jpg", "IMG_10.JPG"]
     assert all(path == tmp_path/rel for path, rel in found)
     assert len({str(n) for n in output_names([rel for _, rel in found])}) == 4
-    for name in ("b/IMG_9_mask.png", "b/IMG_10_prob16.png", "a [old]/x.jpg_mask.png"): (tmp_path/name).touch()
-    assert find_images(tmp_path) == found  # what an earlier run wrote is no picture
+    sky = SkyMask(np.ones((60, 80), np.float32))
+    for name, kind in (("b/IMG_9_mask.png", "mask"), ("b/IMG_10_prob16.png", "prob16"), ("b/sky/z.jpg", "overlay"),
+                       ("z_mask.tif", "mask"), ("cut.webp", "cutout"), ("z.bmp", "prob")):
+        sky.save(tmp_path/name, kind, IMG)
+    sky.save(tmp_path/"a [old]_sky_masks/x.jpg", layout="vggt")
+    assert find_images(tmp_path) == found  # what an earlier run wrote is no picture, whatever it is called
+    assert len(find_images(tmp_path, ours=True)) == 11
     (tmp_path/"b/gas_mask.png").touch()
     assert len(find_images(tmp_path)) == 5  # but this is
     assert find_images(tmp_path/"a [old]/x.jpg")[0][1] == Path("x.jpg")  # a name, not a pattern
     with pytest.raises(SkyError): find_images(tmp_path/"nothing")
     with pytest.raises(SkyError): find_images(tmp_path/"folder.jpg")
+
+
+WRITE = {".jpe": "JPEG", ".jfif": "JPEG", ".jif": "JPEG", ".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF",
+         ".tiff": "TIFF", ".bmp": "BMP", ".dib": "DIB", ".gif": "GIF", ".webp": "WEBP", ".mpo": "MPO", ".ppm": "PPM",
+         ".pnm": "PPM", ".pgm": "PPM", ".pbm": "PPM", ".jp2": "JPEG2000", ".j2k": "JPEG2000", ".avif": "AVIF"}
+
+
+@pytest.mark.parametrize("suffix", WRITE)
+@pytest.mark.parametrize("upper", [False, True])
+def test_what_is_read_is_found(tmp_path, suffix, upper):
+    img = Image.fromarray(IMG).convert({".pgm": "L", ".pbm": "1"}.get(suffix, "RGB"))
+    path = tmp_path/f"x{suffix.upper() if upper else suffix}"
+    path.write_bytes(stored(img, WRITE[suffix]))
+    assert find_images(tmp_path) == [(path, Path(path.name))] and read_image(path).shape == IMG.shape
+    assert suffix in IMAGE_SUFFIXES
+
+
+def test_what_is_left_out_is_said(tmp_path, monkeypatch):
+    said = []
+    for name in ("a.jpg", "b.jfif", "c.DNG", "c2.dng", "d.nef", "e.psd", "note.txt", "locked/f.jpg"):
+        (tmp_path/name).parent.mkdir(exist_ok=True)
+        (tmp_path/name).touch()
+    scandir = os.scandir
+    def refuse(folder):  # root may search everything
+        if Path(folder).name == "locked": raise PermissionError(13, "Permission denied", os.fspath(folder))
+        return scandir(folder)
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert [str(rel) for _, rel in find_images(tmp_path, said.append)] == ["a.jpg", "b.jfif"]
+    assert [type(line) for line in said] == [SkyError, str, str]
+    assert sorted(str(line).replace(str(tmp_path), "photos") for line in said) == [
+        "photos/locked: cannot be searched (Permission denied); check its permissions",
+        "photos: 1 picture left out (.psd); save as JPEG, PNG or TIFF first",
+        "photos: 3 raw photos left out (.dng .nef); develop to JPEG, PNG or TIFF first"]
+    with pytest.raises(SkyError, match="Permission denied"): find_images(tmp_path/"locked")
+    for name in ("a.jpg", "b.jfif"): (tmp_path/name).unlink()
+    with pytest.raises(SkyError, match="no pictures there; 3 raw photos"): find_images(tmp_path)
+
+
+def test_a_set_keeps_its_own_masks(tmp_path):
+    for name in ("q.png", "q_mask.png", "q_prob.png"): (tmp_path/name).write_bytes(stored(IMG))
+    assert len(find_images(tmp_path)) == 3
+    SkyMask(np.ones((60, 80), np.float32)).save(tmp_path/"q_mask.png", image=tmp_path/"q.png")
+    assert [rel.name for _, rel in find_images(tmp_path)] == ["q.png", "q_prob.png"]
+
+
+def test_a_new_file_renames_no_mask():
+    before = [Path(n) for n in ("a/x.jpg", "a/y.jpg", "a/z.png", "b/x.jpg")]
+    for new in ("a/x.png", "a/X.tif", "a/x.bmp", "a/z.webp.png", "a/x_mask.png", "b/y.heic", "a/x"):
+        for layout in LAYOUTS:
+            for kind in OUTPUTS:
+                for both in ([*before, Path(new)], [Path(new), *before]):
+                    after = dict(zip(both, output_names(both, kind, layout), strict=True))
+                    assert [after[n] for n in before] == output_names(before, kind, layout)
+
+
+def test_home_and_odd_names(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    sky = SkyMask(np.ones((60, 80), np.float32))
+    write_image(IMG, "~/photos/x.png")
+    assert (tmp_path/"photos/x.png").exists() and (read_image("~/photos/x.png") == IMG).all()
+    assert orientation("~/photos/x.png") == 1
+    assert len(find_images("~/photos")) == len(find_images("~/photos/*.png")) == 1
+    sky.save("~/x_mask.png", image="~/photos/x.png", layout="odm")
+    assert is_ours("~/x_mask.png")
+    with pytest.raises(SkyError, match="is read"): check_outputs([tmp_path/"photos/x.png"], ["~/photos/x.png"])
+    odd = tmp_path/os.fsdecode(b"caf\xff.jpg")
+    for make in (lambda: read_image(odd), lambda: find_images(odd), lambda: write_image(IMG, odd.with_suffix(".psd"))):
+        with pytest.raises(SkyError) as e: make()
+        assert "caf\\udcff" in str(e.value).encode("cp1251").decode("cp1251")
+    odd.write_bytes(stored(IMG, "JPEG"))
+    [(found, rel)] = find_images(odd.parent/"*.jpg")
+    sky.save(odd.parent/output_names([rel])[0], image=found)
+    assert is_ours(odd.with_name(os.fsdecode(b"caf\xff_mask.png")))
+
+
+def test_files_are_replaced_with_care(tmp_path, monkeypatch):
+    def refuse(*args): raise AssertionError("the umask belongs to all threads")
+    monkeypatch.setattr(os, "umask", refuse)
+    path, link = tmp_path/"x.png", tmp_path/"link.png"
+    link.symlink_to("x.png")
+    write_image(IMG, link)  # a dangling link is written through
+    assert link.is_symlink() and (read_image(path) == IMG).all()
+    path.chmod(0o604)
+    write_image(IMG[::-1], link)
+    assert link.is_symlink() and (read_image(path) == IMG[::-1]).all() and path.stat().st_mode & 0o777 == 0o604
+    os.mkfifo(tmp_path/"pipe.png")
+    for odd in (tmp_path/"pipe.png", tmp_path, "/dev/null", "/dev/full"):
+        with pytest.raises(SkyError, match="not a regular file"):
+            with atomic_write(odd): pass
+        with pytest.raises(SkyError, match="not a regular file"): check_outputs([odd], [], overwrite=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link.png", "pipe.png", "x.png"]
+
+
+@pytest.mark.parametrize("target", ["/dev/stdout", "/dev/fd/1", "t.png"])
+def test_standard_output_is_not_replaced(tmp_path, target):
+    code = f"from skysky.core import atomic_write\nwith atomic_write({target!r}) as tmp: tmp.write_text('x')"
+    with (tmp_path/"t.png").open("w") as out:
+        run = subprocess.run([sys.executable, "-c", code], stdout=out, stderr=subprocess.PIPE, cwd=tmp_path, text=True,
+                             env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)})
+    assert run.returncode == 1 and "SkyError: cannot write" in run.stderr and not (tmp_path/"t.png").read_bytes()
+
+
+def test_outputs_are_checked_before_the_work(tmp_path):
+    "What the user drew is not replaced, unless that is asked for; a source never is."
+    names = ("a.jpg", "b.jpg", "a_mask.png", "ours.png")
+    photo, other, drawn, ours = (tmp_path/n for n in names)
+    for path in (photo, other, drawn): path.write_bytes(stored(IMG))
+    SkyMask(np.ones((60, 80), np.float32)).save(ours)
+    (tmp_path/"again").symlink_to(tmp_path)
+    check_outputs([ours, tmp_path/"new.png"], [photo])
+    with pytest.raises(SkyError, match="a_mask.png and 1 more: there, and not written by skysky; .* --overwrite"):
+        check_outputs([ours, drawn, other], [photo])
+    check_outputs([ours, drawn, other], [photo], True)
+    for same in (photo, tmp_path/"again"/"a.jpg", f"{tmp_path}/./a.jpg"):
+        for overwrite in (False, True):
+            with pytest.raises(SkyError, match="is read"): check_outputs([same], [other, photo], overwrite)
+    with pytest.raises(SkyError, match="two outputs"): check_outputs([ours, tmp_path/"again"/"ours.png"], [])
+    line = pytest.raises(SkyError, check_outputs, [tmp_path/"a\0b"], []).value
+    assert "cannot write" in str(line)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
