@@ -403,6 +403,15 @@ def _regex(ctx, param, value: str | None) -> re.Pattern | None:
     except re.error as e: raise click.BadParameter(f"{value!r} is no regular expression: {e}", ctx, param) from e
 
 
+def _is_users(
+    path: Path,
+) -> bool:  # False for files of an installed package
+    "Whether a file may be changed: it is the user's own, or one of a clone."
+    import skysky
+    package = Path(skysky.__file__).resolve().parent
+    return not Path(path).resolve().is_relative_to(package) or (package.parent/"settings.ini").is_file()
+
+
 @main.command(short_help="Score a model on a labelled set.")
 @click.argument("data", metavar="DATA")
 @click.option("-o", "--out", required=True, metavar="DIR", help="Folder for report, table, summary and plots.")
@@ -412,9 +421,10 @@ def _regex(ctx, param, value: str | None) -> re.Pattern | None:
               help="Only images in whose name this regular expression is found.")
 @click.option("--allow-missing", is_flag=True, help="Leave out images and labels without a partner.")
 @click.option("--record", metavar="NAME", help="Keep the main figures in the model's card, as those of the set NAME.")
+@click.option("--overwrite", is_flag=True, help="Replace files in DIR that skysky did not write.")
 @_model_options
 @click.pass_context
-def evaluate(ctx, data, out, split, match, allow_missing, record, **model):
+def evaluate(ctx, data, out, split, match, allow_missing, record, overwrite, **model):
     """Score the deployed pipeline on a labelled set: model, engine, refinement, threshold, as `skysky mask` runs them.
 
     DATA is a folder in one of the known layouts: Cityscapes, SkyFinder, or images/ and masks/. An image that cannot be
@@ -426,13 +436,19 @@ def evaluate(ctx, data, out, split, match, allow_missing, record, **model):
     dataset = open_dataset(data, split, allow_missing)
     if match: dataset = dataset.subset(match.search)
     seg = _segmenter(**model)
+    home = seg.card.home
+    if record and not _is_users(home):
+        click.echo(f"skysky: {home} comes with the installed package, and stays as it is: --record keeps figures in the "
+                   "card of a copy", err=True)
+        record = None
     report = evaluate(seg, dataset, Path(out), _progress("images"),
-                      lambda name, why: click.echo(f"skysky: {name}: {why}", err=True))
+                      lambda name, why: click.echo(f"skysky: {name}: {why}", err=True), overwrite)
     click.echo(report.text())
     click.echo(f"written to {out}")
     if record:
         seg.card.metrics[record] = report.figures
-        write_card(seg.card, seg.card.home)
+        write_card(seg.card, home)
+        click.echo(f"recorded in {_near(home)}")
     ctx.exit(1 if report.errors else 0)
 
 # %% ../nbs/20_cli.ipynb #00000025
@@ -552,12 +568,13 @@ def check(ctx, folder, split):
 @click.option("-n", "count", default=20, type=click.IntRange(min=1), help="Number of scenes.")
 @click.option("--size", default="256x512", callback=_height_width, metavar="HxW", help="Height and width, in pixels.")
 @click.option("--layout", default="pairs", metavar="NAME", help="pairs (images/ + masks/), cityscapes or skyfinder.")
-@click.option("--seed", default=0, type=int, help="Seed of the first scene; the same seed gives the same scenes.")
-def render(folder, count, size, layout, seed):
+@click.option("--seed", default=0, type=click.IntRange(min=0), help="Seed of the first scene; the same seed gives the same scenes.")
+@click.option("--overwrite", is_flag=True, help="Write into a folder that holds other files, too.")
+def render(folder, count, size, layout, seed, overwrite):
     "Render outdoor scenes with exact masks into a folder, as a labelled set."
     from skysky.scenes import write_scenes
     start = time.perf_counter()
-    write_scenes(folder, count, size, layout, seed)
+    write_scenes(folder, count, size, layout, seed, overwrite)
     click.echo(f"{count} scenes of {size[0]}x{size[1]} px in {time.perf_counter() - start:.1f} s: {folder}")
 
 # %% ../nbs/20_cli.ipynb #00000030
