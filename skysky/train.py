@@ -67,7 +67,7 @@ class TrainConfig:
     data: list[SetSpec]  # what is learnt
     valid: list[SetSpec]  # what the best epoch is chosen by: other cities, drives or cameras than `data`
     root: str = "data"  # folder that the sets' paths start from
-    arch: Literal["fcn_resnet50", "lraspp_mobilenet_v2", "mosaic"] = "fcn_resnet50"
+    arch: Literal["fcn_resnet50", "mosaic"] = "fcn_resnet50"
     arch_args: dict = field(default_factory=dict)  # further arguments of the model's function
     weights: str = "coco"  # what training starts from: see the model's function
     size: tuple[int, int] = (256, 512)  # what the model sees
