@@ -610,7 +610,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'skysky.segment._of_the_picture': ('segment.html#_of_the_picture', 'skysky/segment.py'),
                                 'skysky.segment._whole': ('segment.html#_whole', 'skysky/segment.py'),
                                 'skysky.segment.edge_band': ('segment.html#edge_band', 'skysky/segment.py'),
-                                'skysky.segment.edge_tiles': ('segment.html#edge_tiles', 'skysky/segment.py'),
+                                'skysky.segment.edge_strips': ('segment.html#edge_strips', 'skysky/segment.py'),
                                 'skysky.segment.fit': ('segment.html#fit', 'skysky/segment.py'),
                                 'skysky.segment.model_shape': ('segment.html#model_shape', 'skysky/segment.py'),
                                 'skysky.segment.second_look': ('segment.html#second_look', 'skysky/segment.py')},
