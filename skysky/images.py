@@ -400,13 +400,13 @@ class Layout(NamedTuple):
 
 LAYOUTS = {
     "skysky": Layout("{folder}_sky", "{stem}_mask.png", 255, True),  # for the eye and for editors, which turn pictures
-    # COLMAP leaves EXIF orientation aside (its FAQ and Bitmap::Read): extracted features lie on stored pixels
+    # COLMAP leaves EXIF orientation aside, so that pictures share a camera (github.com/colmap/colmap, 1406 and 2104)
     "colmap": Layout("masks", "{name}.png", 0, False),
     # VGGT reads with PIL.Image.open (vggt/utils/load_fn.py), which does not turn
     "vggt": Layout("{folder}_sky_masks", "{name}", 0, False),
-    # OpenDroneMap: beside the picture; OpenSfM reads with cv2.IMREAD_IGNORE_ORIENTATION (opensfm/io.py)
+    # OpenDroneMap: beside the picture; its OpenSfM reads with cv2.IMREAD_IGNORE_ORIENTATION (opensfm/io.py)
     "odm": Layout("{folder}", "{stem}_mask.png", 0, False),
-    # Metashape shows and masks pictures as their EXIF turns them (Camera.orientation in its Python reference)
+    # Metashape's manual names no rule: upright, as it shows the pictures
     "metashape": Layout("masks", "{stem}_mask.png", 0, True),
 }
 
