@@ -77,7 +77,7 @@ def plan_jobs(
                for ns in zip(*(output_names(names, k, layout) for k in kinds), strict=True)]
     if folder.suffix.lower() in IMAGE_SUFFIXES and not str(out).endswith(os.sep) and not folder.is_dir():
         if sum(map(len, written)) == 1: return [(paths[0], {kinds[0]: folder})]
-        raise SkyError(f"{out} is one file for {len(paths)} pictures, {len(kinds)} outputs each; name a folder with -o")
+        raise SkyError(f"{out} is one file for {sum(map(len, written))} outputs; name a folder with -o")
     own = {file: p for p, files in zip(paths, written, strict=True) for file in files.values()}
     def is_mask(p): return own.get(p, p) != p and (own[p].parent == p.parent or is_ours(p))
     jobs = [(p, files) for p, files in zip(paths, written, strict=True) if not is_mask(p)]
