@@ -253,7 +253,7 @@ class _Clock:
         close = first < 0 or 0 < earliest and first - earliest < Fraction(1, 20)
         self.start = first if close else max(earliest, 0)  # s: what is zero on the new clock
         self._shifts = [-self.start]  # s: added to the stamps, before the first jump, after it, and so on
-        self._longest = 10 if container.format.flags & FormatFlags.ts_discont.value else 600  # s: a gap that is no jump
+        self.longest = 10 if container.format.flags & FormatFlags.ts_discont.value else 600  # s: a gap that is no jump
 
     @property
     def jumps(self) -> int: return len(self._shifts) - 1
@@ -267,7 +267,7 @@ class _Clock:
             k = part.get(i if i in own else self._picture.index, self.jumps)
             if i in own and packet.dts is not None:
                 at, latest = packet.dts*unit, max(ends.values(), default=0)
-                jumped = i in last and not (last[i] - Fraction(1, 10) <= at + self._shifts[k] <= latest + self._longest)
+                jumped = i in last and not (last[i] - Fraction(1, 10) <= at + self._shifts[k] <= latest + self.longest)
                 if jumped: k = self._part(k, at, ends[i], latest)
                 part[i], last[i] = k, at + self._shifts[k]
                 ends[i] = last[i] + (packet.duration or 0)*unit
@@ -302,7 +302,7 @@ class VideoReader:
         try:
             self._stream = _picture_stream(self._container, self.path)
             self._clock = _Clock(self._container, self._stream)
-            self._packets = self._damaged = self._end = 0
+            self._packets = self._damaged = self._end = self._jumps = 0
             self._listed = len(self._stream.index_entries)
             self._decoded = self._decode()
             self._first = next(self._decoded, None)
@@ -343,8 +343,8 @@ class VideoReader:
         found = [words for name, words in _LOST.items() if name in self.side_data]
         if len(self._first.format.components) == 4 and self._first.to_ndarray(format="rgba")[..., 3].min() < 255:
             found.append("its transparency")
-        jumps = f"jump{'s' if self._clock.jumps > 1 else ''} of the time stamps"
-        if self._clock.jumps: found.append(f"{self._clock.jumps} {jumps}; time goes on")
+        jumps = self._clock.jumps or self._jumps
+        if jumps: found.append(f"{jumps} jump{'s'*(jumps > 1)} of the time stamps; time goes on")
         if self.hdr and self._sdr: found.append(f"HDR ({self.hdr}); it is tone-mapped to what an ordinary screen shows")
         elif bits > 8 and not self.hdr: found.append(f"{bits} bits a sample; 8 are kept")
         return [f"left out: {what}" for what in found]
@@ -392,21 +392,33 @@ class VideoReader:
         return Frame(img, yuv)
 
     def __iter__(self) -> Iterator[Frame]:
-        n, pts, step = 0, None, max(1, round(1/(self.rate*self._stream.time_base)))
+        n, pts, unit = 0, None, self._stream.time_base
+        step, longest = max(1, round(1/(self.rate*unit))), self._clock.longest/unit
         avi = self._container.format.name == "avi"  # notes when a picture is decoded, not when it is shown
         first = self._first.dts if avi and self._first.dts else 0
         for frame in chain([self._first], self._decoded):
             n, stamp = n + 1, frame.dts if avi else frame.pts
-            if pts is None: pts = 0 if stamp is None else stamp - first
-            else: pts = max(pts + 1, stamp - first) if stamp is not None else pts + step  # a bare stream has none
+            if stamp is None: pts = 0 if pts is None else pts + step  # a bare stream has none
+            elif pts is None: pts = stamp - first
+            else:
+                ahead = stamp - first - pts
+                if ahead*unit < -.1 or ahead > longest and not self._sounds_at(stamp*unit):  # an encoder met a jump
+                    first, self._jumps = first + ahead - step, self._jumps + 1
+                pts = max(pts + 1, stamp - first)
             yield self._finish(frame, pts)
         if self._damaged or self._ended_early(pts, step):
             self.broken = f"{self.path}: damaged or cut off; {n} frames" + f" of about {self.frames}"*(self.frames > n)
 
+    def _sounds_at(self, time):
+        "Whether there is sound at a time, as far as the file says."
+        ends = (_noted_duration(s) or s.duration and ((s.start_time or 0) + s.duration)*s.time_base
+                for s in self._container.streams.audio)
+        return any(not end or end - self.start > time - 1 for end in ends)
+
     def _ended_early(self, last, step):
         "Whether fewer frames came than the file promises."
         kind, unit, noted = self._container.format.name, self._stream.time_base, _noted_duration(self._stream)
-        if self._clock.jumps: return False
+        if self._clock.jumps or self._jumps: return False
         if kind.startswith("mov"): return self._packets < self._listed
         if kind == "avi": return last + 1 < self._stream.frames  # a frame that was dropped counts, too
         return noted is not None and max(last*unit, self._end) + self.start + 2*step*unit < noted
@@ -670,12 +682,9 @@ class _Others:
     def _read(self):
         "The packets to be written, and when, until the file ends or breaks; a muxer takes them in rising order only."
         last, before_zero = {}, self._container.format.name in ("mp4", "mov")  # these hold what is not played
-        more = [s for s in self._source.streams if s.index in self._carry and s.type not in ("audio", "attachment")]
         with suppress(av.FFmpegError):
-            for packet, _ in self._clock.packets(*more):
+            for packet in self._dated():
                 i, s, unit = packet.stream.index, packet.stream, packet.time_base
-                if packet.size and s.disposition & Disposition.attached_pic: packet.pts = packet.dts = 0
-                if i not in self._carry or packet.size and packet.dts is None: continue
                 if packet.dts is not None:
                     start = packet.dts if packet.pts is None else packet.pts
                     if packet.dts <= last.get(i, packet.dts - 1): continue
@@ -684,6 +693,21 @@ class _Others:
                     left = (s.start_time or 0) + length - round(self._clock.start/unit) - start
                     if 0 < left < packet.duration: packet.duration = left  # the last one is cut short
                 yield last.get(i, 0)*unit, self._carry[i](packet)
+
+    def _dated(self):
+        "The packets of the streams that are carried over. Matroska leaves the first ones of a video without a stamp."
+        more = [s for s in self._source.streams if s.index in self._carry and s.type not in ("audio", "attachment")]
+        undated = {}
+        for packet, _ in self._clock.packets(*more):
+            i, s = packet.stream.index, packet.stream
+            if i not in self._carry: continue
+            if packet.size and s.disposition & Disposition.attached_pic: packet.pts = packet.dts = 0
+            if packet.size and packet.dts is None:
+                if s.type == "video": undated.setdefault(i, []).append(packet)
+                continue
+            early = undated.pop(i, []) if packet.size else []
+            for k, p in enumerate(early): p.dts = packet.dts - (len(early) - k)*(packet.duration or 1)
+            yield from (*early, packet)
 
     def copy(self,
              until: float,  # s

@@ -311,8 +311,9 @@ def test_a_recording_replaces_nothing_of_the_users(tmp_path):
     def run(*args):
         return subprocess.run([*SKYSKY, "camera", "clip.mp4", "--seconds", "1", *args], cwd=tmp_path, env=NO_DISPLAY,
                               capture_output=True, text=True, timeout=60)
-    for args, why in ((["--record", "mine.mp4"], "not written by skysky"), (["--csv", "mine.mp4"], "not written by skysky"),
-                      (["--record", "clip.mp4", "--overwrite"], "would replace a picture or video"),
+    for args, why in ((["--record", "mine.mp4"], "not written by skysky"),
+                      (["--csv", "mine.mp4"], "not written by skysky"),
+                      (["--record", "clip.mp4", "--overwrite"], "would replace what is read"),
                       (["--record", "a.mp4", "--csv", "a.mp4"], "two outputs would be this one file"),
                       (["--record", "clip.mp4/a.mp4"], "cannot write")):
         result = run(*args)
@@ -326,7 +327,7 @@ def test_a_recording_replaces_nothing_of_the_users(tmp_path):
 def test_an_error_keeps_what_was_recorded(tmp_path):
     with pytest.raises(ZeroDivisionError), VideoWriter(tmp_path/"out.mp4", live=True) as video:
         for i in range(10): video.write(video_frame(view(i), i, Fraction(1, 25)))
-        1/0
+        raise ZeroDivisionError
     with av.open(str(tmp_path/"out.mp4")) as c: assert sum(1 for _ in c.decode(video=0)) == 10
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import av
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image
 
 from skysky.core import MARK, SkyError, is_ours
-from skysky.video import VideoReader, VideoWriter, segment_video, video_frame
+from skysky.video import VideoReader, VideoWriter, segment_video, video_frame, video_segmenter
 
 SKYSKY = [sys.executable, "-c", "from skysky.cli import main; main(prog_name='skysky')"]
 INTERRUPTIBLE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # else a background job's
@@ -94,6 +95,15 @@ def streams(path):
         return [(s.type, s.codec_context.name if s.codec_context else s.name) for s in c.streams]
 
 
+@cache
+def segmenter(): return video_segmenter()
+
+
+def painted(source, out, save="overlay", table=None):
+    "`segment_video` with one model for all tests."
+    return segment_video(source, out, segmenter(), save, table=table)
+
+
 def files(folder): return sorted(p.name for p in folder.iterdir())
 
 
@@ -125,7 +135,7 @@ def test_rotated_clips_come_out_upright(tmp_path, rotation):
         assert (reader.width, reader.height) == ((160, 90) if rotation == 180 else (90, 160))
     upright = np.rot90(view(0), {90: 1, 180: 2, -90: 3}[rotation])
     assert np.abs(frames[0].img.astype(int) - upright).mean() < 8
-    segment_video(tmp_path/"in.mp4", tmp_path/"out.mp4", save="matte")
+    painted(tmp_path/"in.mp4", tmp_path/"out.mp4", save="matte")
     with VideoReader(tmp_path/"out.mp4") as reader:
         assert (reader.rotation, reader.width, reader.height) == (0, *upright.shape[1::-1])
 
@@ -133,7 +143,7 @@ def test_rotated_clips_come_out_upright(tmp_path, rotation):
 @pytest.mark.parametrize("size", [(161, 91), (160, 91), (35, 161)])
 def test_odd_sizes_become_even(tmp_path, size):
     make(tmp_path/"in.mkv", range(3), size=size, codec="ffv1")
-    segment_video(tmp_path/"in.mkv", tmp_path/"out.mp4")
+    painted(tmp_path/"in.mkv", tmp_path/"out.mp4")
     assert head(tmp_path/"out.mp4")["size"] == tuple(s + s%2 for s in size)
     assert len(stamps(tmp_path/"out.mp4", "video")) == 3
 
@@ -211,7 +221,7 @@ def test_the_source_is_never_written_to(tmp_path):
     (tmp_path/"link.mp4").symlink_to("in.mp4")
     for args in (["-o", "in.mp4"], ["-o", "link.mp4"], ["--csv", "in.mp4"]):
         run = skysky("video", "in.mp4", *args, cwd=tmp_path)
-        assert run.returncode == 1 and "would replace a picture or video" in run.stderr
+        assert run.returncode == 1 and "would replace what is read" in run.stderr
     assert (tmp_path/"in.mp4").read_bytes() == data and files(tmp_path) == ["in.mp4", "link.mp4"]
 
 
@@ -235,7 +245,7 @@ def test_an_interrupt_leaves_the_earlier_file_and_nothing_else(tmp_path):
 def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path):
     make(tmp_path/"in.mp4", range(2))
     (tmp_path/"file").touch()
-    with pytest.raises(SkyError, match="cannot write"): segment_video(tmp_path/"in.mp4", tmp_path/"file"/"out.mp4")
+    with pytest.raises(SkyError, match="cannot write"): painted(tmp_path/"in.mp4", tmp_path/"file"/"out.mp4")
 
 
 def test_pictures_without_stamps_of_their_own(tmp_path):
@@ -273,7 +283,7 @@ def test_mirrored_clips_come_out_as_they_are_shown(tmp_path, rotation):
     with VideoReader(tmp_path/"in.mp4") as reader: frames = list(reader)
     shown = np.rot90(view(0), {0: 0, 90: 1, 180: 2, -90: 3}[rotation])[:, ::-1]
     assert frames[0].img.shape == shown.shape and np.abs(frames[0].img.astype(int) - shown).mean() < 8
-    segment_video(tmp_path/"in.mp4", tmp_path/"out.mkv")
+    painted(tmp_path/"in.mp4", tmp_path/"out.mkv")
     with VideoReader(tmp_path/"out.mkv") as reader: again = next(iter(reader)).img
     grey = shown[..., 0] == shown[..., 2]
     assert np.abs(again[grey].astype(int) - shown[grey]).mean() < 20
@@ -290,8 +300,8 @@ def test_sound_is_kept_whatever_it_is(tmp_path, suffix, sound, channels, to, bec
     codec = "mpeg2video" if suffix == ".mxf" else "mjpeg" if suffix == ".avi" else "libx264"
     pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
     source = make(tmp_path/f"in{suffix}", range(50), sound=sound, channels=channels, codec=codec, pixels=pixels)
-    result = segment_video(source, tmp_path/f"out{to}", table=tmp_path/"out.csv")
-    assert (result.frames, result.broken, result.left_out) == (50, "", [])
+    result = painted(source, tmp_path/f"out{to}", table=tmp_path/"out.csv")
+    assert (result.frames, result.broken, result.left_out) == (50 - (suffix == ".mxf"), "", [])  # PyAV's lacks the last
     with av.open(str(tmp_path/f"out{to}")) as c:
         assert c.streams.audio[0].codec_context.name == becomes
         assert c.streams.audio[0].channels == av.AudioLayout(channels).nb_channels
@@ -353,7 +363,7 @@ def test_jumps_of_the_time_stamps_are_bridged(tmp_path, offsets):
     parts = [make(tmp_path/f"{i}.ts", range(50), sound="mp2", options={"output_ts_offset": str(offset)}).read_bytes()
              for i, offset in enumerate(offsets)]
     (tmp_path/"in.ts").write_bytes(b"".join(parts))
-    result = segment_video(tmp_path/"in.ts", tmp_path/"out.mp4", table=tmp_path/"t.csv")
+    result = painted(tmp_path/"in.ts", tmp_path/"out.mp4", table=tmp_path/"t.csv")
     n = 50*len(parts)
     assert (result.frames, result.broken) == (n, "")
     jumps = len(parts) - 1
@@ -384,7 +394,7 @@ def test_tags_of_place_and_camera_and_the_timecode_are_kept(tmp_path):
             "com.apple.quicktime.model": "iPhone", "comment": "mine", "creation_time": "2024-05-01T10:00:00.000000Z"}
     make(tmp_path/"in.mov", metadata=tags, timecode="01:02:03:04", options={"movflags": "use_metadata_tags"})
     for suffix in (".mp4", ".mov", ".mkv", ".webm"):
-        result = segment_video(tmp_path/"in.mov", tmp_path/f"out{suffix}")
+        result = painted(tmp_path/"in.mov", tmp_path/f"out{suffix}")
         assert result.left_out == []
         with av.open(str(tmp_path/f"out{suffix}")) as c:
             found = {k.lower(): v for k, v in (c.metadata | c.streams.video[0].metadata).items()}
@@ -420,22 +430,23 @@ def add_subtitles(container):
 
 
 def test_subtitles_become_those_of_the_new_file(tmp_path):
-    remux(make(tmp_path/"plain.mkv", range(50)), tmp_path/"in.mkv", add_subtitles)
+    remux(make(tmp_path/"plain.mkv", range(50), codec_options={"bf": "0"}), tmp_path/"in.mkv", add_subtitles)
     for suffix, codec in ((".mp4", "mov_text"), (".mov", "mov_text"), (".mkv", "srt"), (".webm", "webvtt")):
-        assert segment_video(tmp_path/"in.mkv", tmp_path/f"out{suffix}").left_out == []
+        assert painted(tmp_path/"in.mkv", tmp_path/f"out{suffix}").left_out == []
         assert streams(tmp_path/f"out{suffix}")[1:] == [("subtitle", codec)]
         with av.open(str(tmp_path/f"out{suffix}")) as c:
             shown = [float(p.pts*p.time_base) for p in c.demux(subtitles=0) if re.search(b"sky|wide", bytes(p))]
-        assert shown == [.2, 1.0]
+        start = float(stamps(tmp_path/"in.mkv", "video")[0])
+        assert np.allclose(np.add(shown, start), [.2, 1.0], atol=.002)
 
 
 def test_covers_fonts_and_a_second_video_are_kept_or_said(tmp_path):
-    plain = make(tmp_path/"plain.mkv", range(50))
+    plain = make(tmp_path/"plain.mkv", range(50), codec_options={"bf": "0"})
     remux(plain, tmp_path/"in.mkv", lambda c: [c.add_attachment("cover.jpg", "image/jpeg", jpeg()),
                                                c.add_attachment("a.ttf", "font/ttf", b"letters")][2:])
 
     def second(container):
-        stream = container.add_stream("mpeg4", 25, width=160, height=90)
+        stream = container.add_stream("mpeg4", 25, {"bf": "2"}, width=160, height=90)
         frames = [av.VideoFrame.from_ndarray(view(i)) for i in range(50)]
         return [p for f in [*frames, None] for p in stream.encode(f)]
 
@@ -443,13 +454,13 @@ def test_covers_fonts_and_a_second_video_are_kept_or_said(tmp_path):
     font, cover = "an attached file left out: {} holds no a.ttf", "the cover left out: {} holds no mjpeg"
     two = "a second video left out: {} holds no mpeg4"
     for suffix, lost in ((".mkv", []), (".mp4", [font]), (".mov", [cover, font]), (".webm", [cover, font])):
-        result = segment_video(tmp_path/"in.mkv", tmp_path/f"out{suffix}")
+        result = painted(tmp_path/"in.mkv", tmp_path/f"out{suffix}")
         assert result.left_out == [line.format(suffix) for line in lost]
         with av.open(str(tmp_path/f"out{suffix}")) as c:
             covers = [bytes(next(c.demux(s))) for s in c.streams.video if s.disposition & 0x400]
             assert covers == ([] if cover in lost else [jpeg()])
             assert [bytes(s.data) for s in c.streams.attachments] == ([] if font in lost else [b"letters"])
-        result = segment_video(tmp_path/"two.mkv", tmp_path/f"two_sky{suffix}")
+        result = painted(tmp_path/"two.mkv", tmp_path/f"two_sky{suffix}")
         assert result.left_out == [two.format(suffix)]*(suffix == ".webm")
         assert len(stamps(tmp_path/f"two_sky{suffix}", "video")) == 50
         assert streams(tmp_path/f"two_sky{suffix}")[1:] == [("video", "mpeg4")]*(suffix != ".webm")
@@ -457,11 +468,11 @@ def test_covers_fonts_and_a_second_video_are_kept_or_said(tmp_path):
 
 def test_interlacing_is_kept_where_it_can_be_and_said_where_not(tmp_path):
     make(tmp_path/"in.mp4", codec_options={"x264-params": "bff=1"}, size=(160, 96))
-    assert segment_video(tmp_path/"in.mp4", tmp_path/"out.mp4").left_out == []
+    assert painted(tmp_path/"in.mp4", tmp_path/"out.mp4").left_out == []
     with av.open(str(tmp_path/"out.mp4")) as c:
         frame = next(c.decode(video=0))
         assert frame.interlaced_frame and c.streams.video[0].codec_context.field_order == 3  # AV_FIELD_BB
-    assert segment_video(tmp_path/"in.mp4", tmp_path/"out.webm").left_out == [
+    assert painted(tmp_path/"in.mp4", tmp_path/"out.webm").left_out == [
         "left out: interlacing; the two fields of a frame are one"]
 
 
@@ -487,17 +498,17 @@ def test_hdr_stays_hdr_or_is_tone_mapped_and_said(tmp_path, kind):
     before = look(tmp_path/"in.mp4")
     kept, said = [".mp4", ".mov", ".mkv"], f"left out: HDR ({kind}); it is tone-mapped to what an ordinary screen shows"
     for suffix in kept:
-        assert segment_video(tmp_path/"in.mp4", tmp_path/f"out{suffix}").left_out == []
+        assert painted(tmp_path/"in.mp4", tmp_path/f"out{suffix}").left_out == []
         assert look(tmp_path/f"out{suffix}") == before and len(before[2]) == 2
     with av.open(str(tmp_path/"out.mp4")) as c: assert c.streams.video[0].codec_context.codec_tag == "hvc1"
-    segment_video(tmp_path/"in.mp4", tmp_path/"out.webm")
+    painted(tmp_path/"in.mp4", tmp_path/"out.webm")
     assert look(tmp_path/"out.webm")[:2] == before[:2] and streams(tmp_path/"out.webm")[0][1] != "vp9"
-    assert segment_video(tmp_path/"in.mp4", tmp_path/"cut.mov", save="cutout").left_out == [
+    assert painted(tmp_path/"in.mp4", tmp_path/"cut.mov", save="cutout").left_out == [
         "left out: what HDR10 says of screen and brightest pixels"]
     assert look(tmp_path/"cut.mov")[1] == tags
-    assert segment_video(tmp_path/"in.mp4", tmp_path/"cut.webm", save="cutout").left_out == [said]
+    assert painted(tmp_path/"in.mp4", tmp_path/"cut.webm", save="cutout").left_out == [said]
     assert look(tmp_path/"cut.webm")[:2] == ("yuv420p", {"color_trc": 1, "color_primaries": 1, "colorspace": 1})
-    segment_video(tmp_path/"in.mp4", tmp_path/"matte.mp4", save="matte")
+    painted(tmp_path/"in.mp4", tmp_path/"matte.mp4", save="matte")
     assert look(tmp_path/"matte.mp4")[0] == "yuv420p" and streams(tmp_path/"matte.mp4") == [("video", "h264")]
 
 
@@ -522,7 +533,7 @@ def test_what_the_user_owns_is_kept_and_our_own_is_replaced(tmp_path):
                                           (".webm", "alpha")])
 def test_every_video_is_known_again_and_the_sources_own_comment_is_kept(tmp_path, suffix, save):
     make(tmp_path/"in.mp4", range(5), metadata={"comment": "mine"})
-    segment_video(tmp_path/"in.mp4", tmp_path/f"out{suffix}", save=save)
+    painted(tmp_path/"in.mp4", tmp_path/f"out{suffix}", save=save)
     assert is_ours(tmp_path/f"out{suffix}") and not is_ours(tmp_path/"in.mp4")
     with av.open(str(tmp_path/f"out{suffix}")) as c: assert "mine" in c.metadata.values()
 
@@ -530,7 +541,7 @@ def test_every_video_is_known_again_and_the_sources_own_comment_is_kept(tmp_path
 def test_a_video_with_a_long_index_is_known_again(tmp_path):
     for suffix in (".mp4", ".mkv"):
         with VideoWriter(tmp_path/f"long{suffix}") as video:
-            for i in range(12_000): video.write(video_frame(np.zeros((16, 16, 3), np.uint8), i, Fraction(1, 25)))
+            for i in range(20_000): video.write(video_frame(np.zeros((16, 16, 3), np.uint8), i, Fraction(1, 25)))
         data = (tmp_path/f"long{suffix}").read_bytes()
         assert is_ours(tmp_path/f"long{suffix}")
         if suffix == ".mp4": assert data.index(b"mdat") > 2**16
@@ -539,7 +550,7 @@ def test_a_video_with_a_long_index_is_known_again(tmp_path):
 def test_one_path_for_video_and_table_is_refused(tmp_path):
     make(tmp_path/"in.mp4", range(3))
     with pytest.raises(SkyError, match="two outputs would be this one file"):
-        segment_video(tmp_path/"in.mp4", tmp_path/"out.mp4", table=tmp_path/"."/"out.mp4")
+        painted(tmp_path/"in.mp4", tmp_path/"out.mp4", table=tmp_path/"."/"out.mp4")
     assert files(tmp_path) == ["in.mp4"]
 
 
