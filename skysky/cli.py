@@ -35,12 +35,12 @@ def _advice(e: BaseException) -> str | None:  # None: a bug, not an error of the
     core = sys.modules.get("skysky.core")  # whoever raised a SkyError has imported it
     return str(e) if core and isinstance(e, core.SkyError) else None
 
-# %% ../nbs/20_cli.ipynb #00000007
 def _home(arg: str) -> str:
     "An argument with `~` expanded where shells leave it alone: in quotes, after `--csv=`, after `-o`."
     option, path = re.fullmatch(r"(--[\w-]+=|\w+=|-\w(?=~))?(.*)", arg, re.S).groups(default="")
     return option + os.path.expanduser(path)
 
+# %% ../nbs/20_cli.ipynb #00000007
 class _Commands(click.Group):
     "A group of commands that takes every path and console, and turns errors of the user's into one line and a status."
     def main(self, args=None, *more, **kwargs):
@@ -152,7 +152,7 @@ def _mask_all(
 
     def finish(path, img, sky, seconds):
         row = _row(names[path][0], img, sky, seconds)
-        for kind, file in outputs[path].items(): sky.save(file, kind, img, layout)
+        for kind, file in outputs[path].items(): sky.save(file, kind, path, layout)  # its EXIF and orientation, too
         if table: table.add(row)
         return row
 
@@ -166,53 +166,6 @@ def _mask_all(
             rows.append(row)
             if lines: say(f"[{i}/{len(jobs)}] {_line(row, names[path][1])}")
     return failed
-
-# %% ../nbs/20_cli.ipynb #00000011
-def _take_in(
-    sources: tuple[str, ...],  # files, folders, patterns; or addresses; or -
-    layout: str,
-    folder: Path | None,  # empty, for what has to be fetched, if anything
-) -> tuple[Path, list[Path], dict]:  # see `find_sources`; pictures that must be fetched -> their address, or -
-    "The pictures that a command line names."
-    from skysky.core import SkyError
-    from skysky.jobs import address_paths, find_sources
-    addresses = [s for s in sources if re.match("https?://", s, re.I)]
-    if not addresses and "-" not in sources: return *find_sources(sources, layout), {}
-    fetched = {folder/"stdin": "-"} if "-" in sources else address_paths(addresses, folder)
-    if set(fetched.values()) != set(sources):
-        raise SkyError("files, addresses and standard input (-) are masked in runs of their own")
-    return Path(os.path.commonpath([path.parent for path in fetched])), list(fetched), fetched
-
-# %% ../nbs/20_cli.ipynb #c0000002
-def _read_stdin(path: Path):
-    "Save what comes on standard input."
-    from skysky.core import SkyError
-    from skysky.jobs import MAX_BYTES
-    stdin = click.get_binary_stream("stdin")
-    if stdin.isatty(): raise SkyError("-: no picture on standard input; give one: skysky mask - < x.jpg > mask.png")
-    data = stdin.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES: raise SkyError(f"-: more than {MAX_BYTES/1e6:g} MB; scale the picture down")
-    path.write_bytes(data)
-
-# %% ../nbs/20_cli.ipynb #c0000003
-def _fetch_all(
-    jobs: list,  # see `plan_jobs`
-    fetched: dict,  # see `_take_in`
-) -> list:  # the jobs whose picture is there now
-    "Fetch what is no file yet, and name the right command for videos; says in a line what can't be had."
-    from skysky.core import SkyError
-    from skysky.jobs import VIDEO_SUFFIXES, fetch
-    ready = []
-    for path, files in jobs:
-        source = fetched.get(path)
-        try:
-            if path.suffix.lower() in VIDEO_SUFFIXES:
-                raise SkyError(f"{source or path}: a video; run: skysky video {source or path}")
-            if source == "-": _read_stdin(path)
-            elif source: fetch(source, path)
-        except SkyError as e: click.echo(f"skysky: {e}", err=True)
-        else: ready.append((path, files))
-    return ready
 
 # %% ../nbs/20_cli.ipynb #00000012
 def _near(path: Path) -> str:
@@ -231,16 +184,22 @@ def _summary(rows: list, jobs: list, skipped: int, failed: int, seconds: float, 
 def _mask(
     folder: Path | None,  # empty, for what comes from elsewhere, if anything does
     sources, out, save, layout, skip_existing, table, overwrite, batch, verbose, quiet, **model,  # of `skysky mask`
-) -> int:  # pictures that failed
+) -> int:  # pictures that failed, and folders that could not be searched
     "What `skysky mask` does."
     from skysky.core import SkyError, check_outputs
     from skysky.images import OUTPUTS
-    from skysky.jobs import Table, check_places, default_output, plan_jobs, printable
-    kinds, piped = [kind.strip() for kind in save.split(",")], "-" in sources and not out
-    say = (lambda line: None) if quiet else lambda line: click.echo(line, err=piped)
+    from skysky.jobs import Table, check_places, default_output, make_ready, plan_jobs, printable, take_in
+    kinds, piped, unsearched = [kind.strip() for kind in save.split(",")], "-" in sources and not out, []
+    def say(line): quiet or click.echo(line, err=piped)
+    def complain(error): click.echo(f"skysky: {error}", err=True)
+    def note(line):
+        if not isinstance(line, SkyError): return say(line)
+        unsearched.append(line)
+        complain(line)
+
     if piped and (len(kinds) > 1 or sys.stdout.isatty()):
         raise SkyError("standard output takes one kind of output, and is no terminal: ... > mask.png; or give -o")
-    base, paths, fetched = _take_in(sources, layout, folder)
+    base, paths, fetched = take_in(sources, layout, folder, note)
     if piped: place = folder/f"out{Path(OUTPUTS.get(save, '')).suffix}"
     else: place = out or default_output(Path.cwd() if fetched else base, layout)
     jobs = plan_jobs(base, paths, place, layout, kinds)
@@ -256,18 +215,16 @@ def _mask(
     check_outputs(outputs, names, overwrite)
     check_places(outputs)
     rows, start = [], time.perf_counter()
-    ready = _fetch_all(todo, fetched)
+    ready = make_ready(todo, fetched, complain)
+    failed = len(todo) - len(ready)
     if ready: seg = _segmenter(**model, say=say, quiet=quiet)
     with known or nullcontext():
         lines = verbose or quiet or len(ready) == 1 or not sys.stderr.isatty()
-        if ready: _mask_all(seg, ready, layout, batch, names, known, rows, say, lines)
-    failed, skipped = len(todo) - len(rows), len(jobs) - len(todo)
-    if piped:
-        for file in (f for f in outputs if f.exists()): click.get_binary_stream("stdout").write(file.read_bytes())
-    else:
-        seconds, place = time.perf_counter() - start, Path(os.path.abspath(place))
-        for line in _summary(rows, jobs, skipped, failed, seconds, place): say(line)
-    return failed
+        if ready: failed += _mask_all(seg, ready, layout, batch, names, known, rows, say, lines)
+    if piped and not failed: click.get_binary_stream("stdout").write(outputs[0].read_bytes())
+    seconds, skipped, place = time.perf_counter() - start, len(jobs) - len(todo), Path(os.path.abspath(place))
+    for line in [] if piped else _summary(rows, jobs, skipped, failed, seconds, place): say(line)
+    return failed + len(unsearched)
 
 # %% ../nbs/20_cli.ipynb #00000014
 _OUT_DEFAULT = "FOLDER_sky beside the folder of the pictures; ./sky when that would be above the current one"
@@ -281,7 +238,8 @@ _OUT_DEFAULT = "FOLDER_sky beside the folder of the pictures; ./sky when that wo
               help="What to write, separated by commas: mask (sky 255, rest 0), prob and prob16 (soft, 8 and 16 bit), "
                    "overlay (sky painted), cutout (sky transparent).")
 @click.option("--layout", default="skysky", metavar="NAME",
-              help="Whose names and polarity the masks have: skysky (sky is 255), colmap, vggt, odm, metashape (0).")
+              help="Whose names, polarity and orientation the masks have: skysky (sky is 255), colmap, vggt, odm, "
+                   "metashape (0). Of a project folder, its images/ are done.")
 @click.option("--skip-existing", is_flag=True, help="Leave out pictures whose outputs are all there.")
 @click.option("--csv", "table", metavar="FILE",
               help="Add the pictures done to a table: size in pixels, share of sky 0 to 1, verdict, horizon, time. A "
@@ -303,7 +261,8 @@ def mask(ctx, **options):
     time of a picture is that of model and refinement, without reading and writing.
     """
     from skysky.core import SkyError
-    elsewhere = any(s == "-" or re.match("https?://", s, re.I) for s in options["sources"])
+    from skysky.jobs import is_elsewhere
+    elsewhere = any(map(is_elsewhere, options["sources"]))
     try: place = tempfile.TemporaryDirectory(prefix="skysky-") if elsewhere else nullcontext()
     except OSError as e: raise SkyError(f"no folder for temporary files ({e.strerror}); name one with TMPDIR") from e
     with place as folder: ctx.exit(1 if _mask(folder and Path(os.path.realpath(folder)), **options) else 0)
@@ -321,30 +280,14 @@ def _counter(quiet: bool):
         click.echo(f"\r{p.frames}{total} frames  {p.rate:.1f} a second{left}\033[K", nl=False, err=True)
     return show
 
-# %% ../nbs/20_cli.ipynb #c0000008
-def _refuse_picture(source: str):
-    "Name the right command for a file that is a picture and does not move."
-    from PIL import Image
-
-    from skysky.core import SkyError
-    from skysky.images import IMAGE_SUFFIXES
-    suffix = Path(source).suffix.lower()
-    if suffix not in IMAGE_SUFFIXES or not os.path.isfile(source): return
-    if suffix in (".gif", ".png", ".webp", ".avif"):
-        try:
-            with Image.open(source) as im:
-                if getattr(im, "n_frames", 1) > 1: return
-        except (OSError, ValueError, Image.DecompressionBombError): return  # whoever reads it will say what is wrong
-    raise SkyError(f"{source}: a picture; run: skysky mask {source}")
-
 # %% ../nbs/20_cli.ipynb #0000001e
 _PARTIAL = 3  # exit status of a run whose source was damaged or cut off
 
 @main.command(short_help="Find the sky in every frame of a video.")
 @click.argument("source", metavar="VIDEO")
-@click.option("-o", "--out", metavar="FILE", show_default="NAME_sky.mp4 here; .webm for alpha and cutout",
+@click.option("-o", "--out", metavar="FILE", show_default="NAME_sky.mp4 beside VIDEO; .webm for alpha and cutout",
               help="The video to write. Its suffix chooses the codec: .mp4, .mov, .mkv H.264; .webm VP9; with "
-                   "transparency .webm VP9 or .mov ProRes 4444.")
+                   "transparency .webm VP9 or .mov ProRes 4444. HDR: HEVC, in .webm AV1, of 10 bits.")
 @click.option("--save", default="overlay", metavar="KIND",
               help="What to write: overlay (sky painted), matte (probability in grey, sky white), alpha (all but the "
                    "sky transparent), cutout (sky transparent).")
@@ -353,29 +296,39 @@ _PARTIAL = 3  # exit status of a run whose source was damaged or cut off
 @click.option("--csv", "table", metavar="FILE",
               help="Write a table with a row a frame: time in s, share of sky 0 to 1, verdict, horizon, the share of "
                    "pixels that the model expects to have right, time of model and refinement.")
-@click.option("--csv-only", is_flag=True, help="No video, only the table; NAME_sky.csv unless --csv names it.")
+@click.option("--csv-only", is_flag=True,
+              help="No video, only the table; NAME_sky.csv beside VIDEO unless --csv names it.")
+@click.option("--overwrite", is_flag=True,
+              help="Replace files that skysky did not write; the pictures themselves are never replaced.")
 @_model_options
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.pass_context
-def video(ctx, source, out, save, smooth, table, csv_only, quiet, **model):
+def video(ctx, source, out, save, smooth, table, csv_only, overwrite, quiet, **model):
     """Find the sky in every frame of a video; sound, time stamps and metadata are kept.
 
     VIDEO is any file that FFmpeg reads. The new video is upright, and has even sides: an odd one gets its last row or
     column twice. It appears when it is complete: after an error or Ctrl-C nothing is left behind. Of a source that is
-    damaged or cut off, the frames that can be read are written, and the exit status is 3. Sound is copied as it is,
-    or left out with a note where the new file cannot hold it; subtitles are left out.
+    damaged or cut off, the frames that can be read are written, and the exit status is 3. Time begins at zero, and
+    where the time stamps jump, it goes on. Sound, subtitles, cover and further streams are copied; sound that the new
+    file cannot hold becomes AAC or Opus, and what it cannot hold at all is said, a line for each.
     """
-    from skysky.video import ALPHA_OUTPUTS, segment_video, video_segmenter
+    from skysky.core import check_outputs
+    from skysky.jobs import refuse_picture
+    from skysky.video import ALPHA_OUTPUTS, segment_video, video_codec, video_segmenter
     say = (lambda line: None) if quiet else click.echo
-    _refuse_picture(source)
-    name = Path(source).stem
-    if csv_only: out, table = None, table or f"{name}_sky.csv"
-    else: out = out or f"{name}_sky{'.webm' if save in ALPHA_OUTPUTS else '.mp4'}"
+    source = Path(source).expanduser()
+    refuse_picture(source)
+    name = source.with_name(f"{source.stem}_sky")
+    if csv_only: out, table = None, table or f"{name}.csv"
+    else: out = out or f"{name}{'.webm' if save in ALPHA_OUTPUTS else '.mp4'}"
+    out, table = (path and Path(path).expanduser() for path in (out, table))
+    check_outputs(list(filter(None, (out, table))), [source], overwrite)  # before a model is fetched
+    if out: video_codec(out, save in ALPHA_OUTPUTS)
     seg = video_segmenter(_segmenter, **model, say=say, quiet=quiet)
-    try: result = segment_video(source, out, seg, save, smooth, table, _counter(quiet))
+    try: result = segment_video(source, out, seg, save, smooth, table, _counter(quiet), overwrite)
     finally:
         if not quiet and sys.stderr.isatty(): click.echo(err=True)
-    for codec in result.left_out: click.echo(f"skysky: sound left out: {Path(out).suffix} holds no {codec}", err=True)
+    for line in result.left_out: click.echo(f"skysky: {line}", err=True)
     if result.broken: click.echo(f"skysky: {result.broken}", err=True)
     say(f"{result.frames} frames in {result.seconds:.1f} s, {result.frames/result.seconds:.1f} a second; "
         + ", ".join(str(f) for f in (out, table) if f))
@@ -384,8 +337,13 @@ def video(ctx, source, out, save, smooth, table, csv_only, quiet, **model):
 # %% ../nbs/20_cli.ipynb #00000020
 @main.command(short_help="Find the sky in a camera, a stream, or a file played live.")
 @click.argument("source", default="0", metavar="[SOURCE]")
-@click.option("--record", metavar="FILE", help="Write what is shown as a video (.mp4, .mov, .mkv, .webm).")
-@click.option("--csv", "table", metavar="FILE", help="Write a table with a row a frame, as `skysky video` does.")
+@click.option("--record", metavar="FILE",
+              help="Write what is shown as a video (.mp4, .mov, .mkv, .webm). It grows at its own name, and can be "
+                   "played at any moment: a power cut costs the last seconds.")
+@click.option("--csv", "table", metavar="FILE",
+              help="Write a table with a row a frame, as `skysky video` does; a row is there at once.")
+@click.option("--overwrite", is_flag=True,
+              help="Replace files that skysky did not write; the pictures themselves are never replaced.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), metavar="N", show_default="until it is stopped",
               help="End after N seconds.")
 @click.option("--no-window", is_flag=True, help="Show nothing, even where there is a display.")
@@ -393,7 +351,7 @@ def video(ctx, source, out, save, smooth, table, csv_only, quiet, **model):
               help="Smoothing in time, 0 (off) to below 1.")
 @_model_options
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
-def camera(source, record, table, seconds, no_window, smooth, quiet, **model):
+def camera(source, record, table, overwrite, seconds, no_window, smooth, quiet, **model):
     """Find the sky in the newest picture of a live source, again and again.
 
     SOURCE is the number of a camera (0 is the first), an address (rtsp://..., http://...), or a video file, which is
@@ -401,14 +359,17 @@ def camera(source, record, table, seconds, no_window, smooth, quiet, **model):
     display, ends with q or Esc; Ctrl-C ends it anywhere, and keeps what was recorded.
     """
     from skysky.camera import LiveSource, has_display, stop_on_signal, watch
-    from skysky.core import SkyError
-    from skysky.video import VIDEO_SIZE
+    from skysky.core import SkyError, check_outputs
+    from skysky.video import VIDEO_SIZE, video_codec
     window = has_display() and not no_window
     if not (record or table or window): raise SkyError("no window can be shown here: give --record FILE or --csv FILE")
+    record, table = (path and Path(path).expanduser() for path in (record, table))
+    check_outputs(list(filter(None, (record, table))), [Path(source).expanduser()], overwrite)  # before all else
+    if record: video_codec(record)
     say = (lambda line: None) if quiet else click.echo
     seg = _segmenter(**model | {"size": model["size"] or VIDEO_SIZE}, say=say, quiet=quiet)
-    with stop_on_signal() as stop, LiveSource(source) as live:
-        frames, latency = watch(live, seg, smooth, record, table, window, seconds, stop)
+    with LiveSource(source) as live, stop_on_signal() as stop:  # until it is connected, Ctrl-C ends it at once
+        frames, latency = watch(live, seg, smooth, record, table, window, seconds, stop, overwrite)
         say(f"{frames} frames in {time.monotonic() - live.opened:.1f} s, each done {1000*latency:.0f} ms after it came "
             f"(median); {live.dropped} dropped, {live.reconnected} times reconnected")
 
@@ -491,17 +452,6 @@ def evaluate(ctx, data, out, split, match, allow_missing, record, overwrite, **m
         click.echo(f"recorded in {_near(home)}")
     ctx.exit(1 if report.errors else 0)
 
-# %% ../nbs/20_cli.ipynb #c0000009
-def _check_model(
-    out: str, sources: list,  # the .onnx file to write, and the files it is made from
-    overwrite: bool,
-):
-    "Refuse a place that cannot be written, or holds anything but a model with its card. A card that fits is our mark."
-    from skysky.jobs import check_places
-    from skysky.weights import check_model_files
-    check_model_files(out, sources, overwrite)
-    check_places([Path(out), Path(out).with_suffix(".json")])
-
 # %% ../nbs/20_cli.ipynb #00000025
 @main.command(short_help="Turn a checkpoint into an .onnx model.")
 @click.argument("checkpoint", metavar="CHECKPOINT.safetensors")
@@ -519,7 +469,8 @@ def _check_model(
 @click.option("--overwrite", is_flag=True, help="Replace files that skysky did not write.")
 def export(checkpoint, out, name, size, whole, licence, limits, weights, overwrite):
     "Turn a checkpoint into the file that `skysky mask --model FILE.onnx` runs, and check that both agree."
-    _check_model(out, [checkpoint], overwrite)
+    from skysky.jobs import check_model
+    check_model(out, [checkpoint], overwrite)
     from skysky.export import export_model
     card, difference = export_model(checkpoint, out, name, size, whole, licence, limits, weights == "f16", overwrite)
     size = Path(out).stat().st_size/1e6
@@ -545,9 +496,10 @@ def quantize(model, out, images, count, overwrite):
     if missing := [package for package in ("torch", "nncf") if not find_spec(package)]:
         raise SkyError(f"int8 needs {' and '.join(missing)}: run `pip install '.[train,quantize]'` in the clone")
     from skysky.images import find_images
+    from skysky.jobs import check_model
     from skysky.weights import model_card
     card = model_card(model)
-    _check_model(out, [card.path, card.home], overwrite)
+    check_model(out, [card.path, card.home], overwrite)
     from skysky.export import quantize
     found = [path for path, _ in find_images(images)]
     some = Random(0).sample(found, min(count, len(found)))

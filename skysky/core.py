@@ -108,7 +108,7 @@ def check_outputs(
     for path in outputs:
         info = _replaced(path)
         file = (info.st_dev, info.st_ino) if info else os.path.realpath(os.path.expanduser(path))  # whatever its names
-        if file in known: raise SkyError(f"{path}: would replace what is read; name another place with -o")
+        if file in known: raise SkyError(f"{path}: would replace a picture or video that is read; name another place")
         if file in seen: raise SkyError(f"{path}: two outputs would be this one file; give each its own name")
         seen.add(file)
         if info and not (overwrite or is_ours(path)): foreign.append(path)

@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['VIDEO_SUFFIXES', 'MAX_BYTES', 'find_sources', 'default_output', 'plan_jobs', 'check_places', 'printable', 'Table',
-           'address_paths', 'fetch']
+           'address_paths', 'fetch', 'read_stdin', 'is_elsewhere', 'take_in', 'make_ready', 'refuse_picture',
+           'check_model']
 
 # %% ../nbs/19_jobs.ipynb #00000002
 import csv
 import errno
 import os
 import re
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http.client import HTTPException
 from io import StringIO
 from pathlib import Path
@@ -22,10 +24,12 @@ from urllib import request
 from urllib.error import HTTPError
 from urllib.parse import quote, unquote, urlsplit
 
+from PIL import Image
+
 import skysky
 from .core import MARK, SkyError, atomic_write, is_ours
 from .images import IMAGE_SUFFIXES, find_images, output_folder, output_names
-from .weights import TIMEOUT
+from .weights import TIMEOUT, check_model_files
 
 # %% ../nbs/19_jobs.ipynb #j0000002
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".mxf",
@@ -35,17 +39,19 @@ VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts"
 def find_sources(
     sources: Iterable[str],  # files, folders, patterns
     layout: str = "skysky",  # a key of `skysky.images.LAYOUTS`
+    say: Callable[[str | SkyError], object] = lambda line: None,  # see `find_images`
 ) -> tuple[Path, list[Path]]:  # the folder that all of them share; absolute paths of the pictures
     "The pictures that `sources` name, each once; of a project, for another program, those in its `images/`."
     found = {}  # path -> folder that was named: the source itself, or the parent of a file
     for source in sources:
         if re.match("[a-z]+://", source, re.I): raise SkyError(f"{source}: only http:// and https:// are fetched")
-        for path, rel in find_images(source):
+        for path, rel in find_images(source, say):
             path = Path(os.path.abspath(path))
             found.setdefault(path, path.parents[len(rel.parts) - 1])
     base, paths = Path(os.path.commonpath(set(found.values()))), list(found)
     if layout != "skysky" and base.name != "images" and set(found.values()) == {base}:
         inside = [p for p in paths if p.is_relative_to(base/"images")]
+        if n := len(inside) and len(paths) - len(inside): say(f"{base}: {n} left out, outside of images/")
         if inside: return base/"images", inside
     return base, paths
 
@@ -71,9 +77,10 @@ def plan_jobs(
                for ns in zip(*(output_names(names, k, layout) for k in kinds), strict=True)]
     if folder.suffix.lower() in IMAGE_SUFFIXES and not str(out).endswith(os.sep) and not folder.is_dir():
         if sum(map(len, written)) == 1: return [(paths[0], {kinds[0]: folder})]
-        raise SkyError(f"{out} is one file for {len(paths)} pictures, {len(kinds)} outputs each; name a folder with -o")
-    own = {file for files in written for file in files.values()}
-    jobs = [(p, files) for p, files in zip(paths, written, strict=True) if not (p in own and is_ours(p))]
+        raise SkyError(f"{out} is one file for {sum(map(len, written))} outputs; name a folder with -o")
+    own = {file: p for p, files in zip(paths, written, strict=True) for file in files.values()}
+    def is_mask(p): return own.get(p, p) != p and (own[p].parent == p.parent or is_ours(p))
+    jobs = [(p, files) for p, files in zip(paths, written, strict=True) if not is_mask(p)]
     if not jobs: raise SkyError("nothing to do: all that is named was written by skysky; name the pictures themselves")
     return jobs
 
@@ -208,3 +215,77 @@ def fetch(
     except (OSError, HTTPException, ValueError) as e:
         why = e if isinstance(e, HTTPError) else getattr(e, "reason", e)  # the cause, without urllib's own words
         raise SkyError(f"{address}: cannot be fetched ({why}); check the address") from e
+
+# %% ../nbs/19_jobs.ipynb #j0000023
+def read_stdin(
+    path: Path,  # the file to write
+    max_bytes: int = MAX_BYTES,  # more than that is refused
+):
+    "Save what comes on standard input."
+    if sys.stdin is None or sys.stdin.isatty():
+        raise SkyError("-: no picture on standard input; give one: skysky mask - < x.jpg > mask.png")
+    data = sys.stdin.buffer.read(max_bytes + 1)
+    if len(data) > max_bytes: raise SkyError(f"-: more than {max_bytes/1e6:g} MB; scale the picture down")
+    path.write_bytes(data)
+
+# %% ../nbs/19_jobs.ipynb #j0000025
+def is_elsewhere(source: str) -> bool:
+    "Whether a source is no file: an address, or standard input."
+    return source == "-" or re.match("https?://", source, re.I) is not None
+
+
+def take_in(
+    sources: Iterable[str],  # files, folders, patterns; or addresses; or -
+    layout: str,  # a key of `skysky.images.LAYOUTS`
+    folder: Path | None,  # empty, for what has to be fetched, if anything
+    say: Callable[[str | SkyError], object] = lambda line: None,  # see `find_images`
+) -> tuple[Path, list[Path], dict[Path, str]]:  # see `find_sources`; pictures to be fetched -> their address, or -
+    "The pictures that a command line names."
+    if not any(map(is_elsewhere, sources)): return *find_sources(sources, layout, say), {}
+    if not all(map(is_elsewhere, sources)) or "-" in sources and len(set(sources)) > 1:
+        raise SkyError("files, addresses and standard input (-) are masked in runs of their own")
+    fetched = {folder/"stdin": "-"} if "-" in sources else address_paths(sources, folder)
+    return Path(os.path.commonpath([path.parent for path in fetched])), list(fetched), fetched
+
+# %% ../nbs/19_jobs.ipynb #j0000026
+def make_ready(
+    jobs: list,  # see `plan_jobs`
+    fetched: dict[Path, str],  # see `take_in`
+    complain: Callable[[SkyError], None],  # gets what is wrong with a picture
+) -> list:  # the jobs whose picture is there now
+    "Fetch what is no file yet, and name the right command for videos."
+    ready = []
+    for path, files in jobs:
+        source = fetched.get(path)
+        try:
+            if path.suffix.lower() in VIDEO_SUFFIXES:
+                raise SkyError(f"{source or path}: a video; run: skysky video {source or path}")
+            if source == "-": read_stdin(path)
+            elif source: fetch(source, path)
+        except SkyError as e: complain(e)
+        else: ready.append((path, files))
+    return ready
+
+# %% ../nbs/19_jobs.ipynb #j0000029
+def refuse_picture(
+    source: str,  # what a command for videos was given
+):
+    "Name the right command for a file that is a picture and does not move."
+    suffix = Path(source).suffix.lower()
+    if suffix not in IMAGE_SUFFIXES or not os.path.isfile(source): return
+    if suffix in (".gif", ".png", ".webp", ".avif"):
+        try:
+            with Image.open(source) as im:
+                if getattr(im, "n_frames", 1) > 1: return
+        except (OSError, ValueError, Image.DecompressionBombError): return  # whoever reads it will say what is wrong
+    raise SkyError(f"{source}: a picture; run: skysky mask {source}")
+
+# %% ../nbs/19_jobs.ipynb #j0000031
+def check_model(
+    path: str | os.PathLike,  # the .onnx file to write; its card is written beside it as .json
+    sources: Iterable,  # the files that it is made from
+    overwrite: bool = False,  # permit to replace what is no model with its card
+):
+    "Raise `SkyError` when a model can't be written, or something of the user's would be lost."
+    check_model_files(path, sources, overwrite)
+    check_places([Path(path), Path(path).with_suffix(".json")])

@@ -121,7 +121,8 @@ def photo_exif(code):
     exif = Image.Exif()
     exif[0x10f], exif[0x110], exif[0x131], exif[0x112] = "Maker", "Model 3", "Firmware 1", code
     exif[0x13b] = "Jörg".encode()
-    exif[0x8769] = {0x9003: "2026:06:01 12:00:00", 0x920a: 4.25, 0xa002: 80, 0xa003: 60, 0x927c: b"secret"*5000}
+    exif[0x8769] = {0x9003: "2026:06:01 12:00:00", 0x920a: 4.25, 0xa001: 65535, 0xa002: 80, 0xa003: 60,
+                    0x927c: b"own"*9000}
     exif[0x8825] = {1: "N", 2: (48., 30., 12.5), 3: "E", 4: (9., 1., 2.5)}
     return exif
 
@@ -146,7 +147,7 @@ def test_exif_is_carried_on(tmp_path, source, kind, name):
         assert exif.get(0x112, 1) == 1
         if ".tif" not in source + name: assert exif[0x13b].encode("latin-1") == "Jörg".encode()  # Pillow's TIFF: ??
         assert (sub[0x9003], float(sub[0x920a])) == ("2026:06:01 12:00:00", 4.25) and 0x927c not in sub
-        assert (sub[0xa002], sub[0xa003]) == size
+        assert (sub[0xa002], sub[0xa003]) == size and sub[0xa001] == 1
         assert [float(v) for v in place[2]] == [48, 30, 12.5]
 
 
@@ -188,6 +189,26 @@ def test_broken_or_huge_exif_costs_only_itself(tmp_path):
                     sky.save(tmp_path/out, kind, tmp_path/name, "colmap")
                     assert is_ours(tmp_path/out) and read_image(tmp_path/out).shape[2] == 3
                     assert len((tmp_path/out).read_bytes()) < 200_000
+
+
+def test_broken_exif_prints_nothing(tmp_path):
+    (tmp_path/"x.jpg").write_bytes(stored(IMG, "JPEG", exif=photo_exif(6).tobytes()[:50]))
+    code = f"from skysky.images import read_image; read_image({str(tmp_path/'x.jpg')!r})"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_large_files_are_known_again(tmp_path):
+    "The mark is near an end of the file, however long it is."
+    prob = np.zeros((1000, 3000), np.float32)
+    prob[::2, ::3] = 1
+    img = np.repeat(RNG.integers(0, 256, (1000, 3000, 1), np.uint8), 3, 2)
+    sky = SkyMask(prob)
+    for kind, name in (("mask", "x.png"), ("mask", "x.tif"), ("prob16", "x.tif"), ("prob", "x.bmp"),
+                       ("overlay", "x.jpg"), ("overlay", "x.webp"), ("overlay", "x.tif"), ("overlay", "x.bmp"),
+                       ("cutout", "x.png"), ("cutout", "x.tif")):
+        sky.save(tmp_path/name, kind, img)
+        assert is_ours(tmp_path/name), (kind, name)
 
 
 def test_profiles_fit_the_values(tmp_path):
@@ -493,6 +514,9 @@ def test_home_and_odd_names(tmp_path, monkeypatch):
     for make in (lambda: read_image(odd), lambda: find_images(odd), lambda: write_image(IMG, odd.with_suffix(".psd"))):
         with pytest.raises(SkyError) as e: make()
         assert "caf\\udcff" in str(e.value).encode("cp1251").decode("cp1251")
+    for suffix in (".png", ".jpg", ".webp", ".tif", ".bmp"):
+        write_image(IMG, odd.with_suffix(suffix))
+        assert np.abs(read_image(odd.with_suffix(suffix)).astype(int) - IMG).mean() < 12
     odd.write_bytes(stored(IMG, "JPEG"))
     [(found, rel)] = find_images(odd.parent/"*.jpg")
     sky.save(odd.parent/output_names([rel])[0], image=found)

@@ -91,8 +91,8 @@ def test_tree_is_kept_and_twins_do_not_collide(tmp_path, model):
     run = skysky("mask", "in", "--model", model, cwd=tmp_path)
     assert (run.returncode, run.stderr) == (0, "")
     out = tmp_path/"in_sky"
-    assert files(out) == ["a/x_mask.png", "b/x.jpg_mask.png", "b/x.png_mask.png", "top_mask.png"]
-    assert [round(share(out/f), 2) for f in files(out)] == [.2, .4, .6, 0]
+    assert files(out) == ["a/x_mask.png", "b/x.png_mask.png", "b/x_mask.png", "top_mask.png"]
+    assert [round(share(out/f), 2) for f in files(out)] == [.2, .6, .4, 0]
     assert before == {p: p.read_bytes() for p in (tmp_path/"in").rglob("*.*")}, "the pictures are never touched"
     lines = run.stdout.splitlines()
     assert re.match(r"blue at 512 px, openvino on CPU: .+ \((bf16|f32), \d+ threads?(; measured: .+)?\)$", lines[0])
@@ -288,6 +288,33 @@ def test_project_folder_of_another_program(tmp_path, model):
             run = skysky("mask", source, "--layout", layout, "--model", model, cwd=folder)
             assert run.returncode == 0 and "2 of 2 done" in run.stdout, run
             assert files(project) == want
+
+
+def test_what_is_left_out_is_said(tmp_path, model):
+    photo(tmp_path/"in/a.jpg")
+    photo(tmp_path/"in/b.jfif.png").rename(tmp_path/"in/b.jfif")
+    (tmp_path/"in/c.DNG").write_bytes(b"raw")
+    run = skysky("mask", "in", "--model", model, cwd=tmp_path)
+    assert run.returncode == 0 and "2 of 2 done" in run.stdout and run.stderr == ""
+    assert any("1 raw photo left out" in line for line in run.stdout.splitlines())
+    assert skysky("mask", "in", "--model", model, "-q", cwd=tmp_path).stdout == ""
+
+
+def test_a_folder_that_cannot_be_searched_costs_a_line(tmp_path, model):
+    for name in ("a", "secret/b", "c/d"): photo(tmp_path/f"in/{name}.jpg")
+    code = """import os, sys
+scandir = os.scandir
+def refuse(path):  # root may search every folder
+    if os.fspath(path).endswith("secret"): raise PermissionError(13, "Permission denied", os.fspath(path))
+    return scandir(path)
+os.scandir = refuse
+from skysky.cli import main
+main(prog_name="skysky")"""
+    run = subprocess.run([sys.executable, "-c", code, "mask", "in", "--model", str(model)], cwd=tmp_path,
+                         capture_output=True, text=True, timeout=120)
+    assert run.returncode == 1 and "2 of 2 done" in run.stdout
+    assert run.stderr == "skysky: in/secret: cannot be searched (Permission denied); check its permissions\n"
+    assert files(tmp_path/"in_sky") == ["a_mask.png", "c/d_mask.png"]
 
 
 @pytest.mark.parametrize(("source", "out", "masks"), [
@@ -489,8 +516,7 @@ def test_colmap_finds_no_features_in_the_sky_whatever_the_orientation(tmp_path):
         store(china).save(path := tmp_path/f"images/{orientation}.jpg", quality=95, exif=exif)
         assert np.abs(read_image(path).astype(int) - china).mean() < 3, "the picture is what it claims to be"
     assert skysky("mask", ".", "--layout", "colmap", cwd=tmp_path).returncode == 0
-    assert skysky("mask", "images/1.jpg", "-o", "upright.png", cwd=tmp_path).returncode == 0
-    sky = read_image(tmp_path/"upright.png")[..., 0]
+    assert skysky("mask", "images", "-o", "upright", cwd=tmp_path).returncode == 0
 
     def features(name, **options):
         pycolmap.extract_features(tmp_path/name, tmp_path/"images", camera_mode=pycolmap.CameraMode.PER_IMAGE,
@@ -501,7 +527,8 @@ def test_colmap_finds_no_features_in_the_sky_whatever_the_orientation(tmp_path):
 
     everywhere, masked = features("all.db"), features("masked.db", mask_path=tmp_path/"masks")
     for name, store in stored.items():
-        there = np.asarray(store(sky)) > 0
+        sky = read_image(tmp_path/"upright"/name.replace(".jpg", "_mask.png"))[..., 0]
+        there = np.asarray(store(sky)) > 0  # Pillow turns it, not skysky
         others, kept = (~there[xy[:, 1], xy[:, 0]] for xy in (everywhere[name], masked[name]))
         print(f"{name}: of {len(others)} key points {(~others).sum()} lie in the sky; with masks {(~kept).sum()}, and "
               f"{kept.sum()} of the {others.sum()} others, {kept.sum()/others.sum():.1%}")
