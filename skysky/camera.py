@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -24,7 +24,7 @@ import numpy as np
 # isort: split
 import av
 
-from .core import SkyError, SkyMask
+from .core import SkyError, SkyMask, check_outputs
 from .images import overlay
 from .refine import TemporalFilter
 from .segment import Segmenter, fit
@@ -110,10 +110,12 @@ class LiveSource:
         self._thread.start()
         try:
             with self._changed: self._changed.wait_for(lambda: self._newest or self._error)
-            if self._error: raise self._error
         except BaseException:
-            self.close()
+            self._over.set()  # who gives up does not wait for a camera that does not answer
             raise
+        if self._error:
+            self.close()
+            raise self._error
 
     def _pictures(self):
         if self.name.isdecimal(): return _camera_pictures(int(self.name))
@@ -248,11 +250,32 @@ def _window(title) -> Iterator[Callable[[np.ndarray], bool]]:
     try: yield show
     finally: cv2.destroyAllWindows()
 
+# %% ../nbs/07_camera.ipynb #f0000001
+@contextmanager
+def _on_disk(
+    *paths: str | os.PathLike | None,  # files that grow; None, and one that is not there yet, is passed over
+    every: float = 5,  # s
+):
+    "While the block runs, have the system put files on the disk now and then: a power cut costs no more than that."
+    over = threading.Event()
+
+    def run():
+        while not over.wait(every):
+            for path in filter(None, paths):
+                with suppress(FileNotFoundError), open(os.path.expanduser(path), "rb+") as f: os.fsync(f.fileno())
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try: yield
+    finally:
+        over.set()
+        thread.join()
+
 # %% ../nbs/07_camera.ipynb #00000019
 @contextmanager
 def _recording(path) -> Iterator[Callable[[np.ndarray, float], None]]:
     "A video file, as a function that adds H,W,3 uint8 RGB at a time in s."
-    with VideoWriter(path) as video:
+    with VideoWriter(path, live=True) as video:
         first = None
         def add(img, time):
             nonlocal first
@@ -271,13 +294,16 @@ def watch(
     window: bool = False,  # show the painted pictures until q or Esc is pressed
     seconds: float | None = None,  # how long; None: until it is stopped
     stop: threading.Event | None = None,  # ends it when set
+    overwrite: bool = False,  # replace files that skysky did not write, too
 ) -> tuple[int, float]:  # frames done; median latency, s: from a picture's coming until all is done with it
     "Show and record the sky of a live source."
     if not (record or table or window): raise SkyError("nothing to do: ask for a window, --record or --csv")
+    check_outputs([os.path.expanduser(p) for p in (record, table) if p], [os.path.expanduser(source.name)], overwrite)
     latencies = deque(maxlen=1000)
     with ExitStack() as stack:
         add = record and stack.enter_context(_recording(record))
-        add_row = table and stack.enter_context(csv_table(table))
+        add_row = table and stack.enter_context(csv_table(table, live=True))
+        stack.enter_context(_on_disk(record, table))
         show = stack.enter_context(_window(f"sky: {source.name}")) if window else None
 
         def take(live):

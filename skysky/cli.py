@@ -284,9 +284,9 @@ _PARTIAL = 3  # exit status of a run whose source was damaged or cut off
 
 @main.command(short_help="Find the sky in every frame of a video.")
 @click.argument("source", metavar="VIDEO")
-@click.option("-o", "--out", metavar="FILE", show_default="NAME_sky.mp4 here; .webm for alpha and cutout",
+@click.option("-o", "--out", metavar="FILE", show_default="NAME_sky.mp4 beside VIDEO; .webm for alpha and cutout",
               help="The video to write. Its suffix chooses the codec: .mp4, .mov, .mkv H.264; .webm VP9; with "
-                   "transparency .webm VP9 or .mov ProRes 4444.")
+                   "transparency .webm VP9 or .mov ProRes 4444. HDR: HEVC, in .webm AV1, of 10 bits.")
 @click.option("--save", default="overlay", metavar="KIND",
               help="What to write: overlay (sky painted), matte (probability in grey, sky white), alpha (all but the "
                    "sky transparent), cutout (sky transparent).")
@@ -295,30 +295,41 @@ _PARTIAL = 3  # exit status of a run whose source was damaged or cut off
 @click.option("--csv", "table", metavar="FILE",
               help="Write a table with a row a frame: time in s, share of sky 0 to 1, verdict, horizon, the share of "
                    "pixels that the model expects to have right, time of model and refinement.")
-@click.option("--csv-only", is_flag=True, help="No video, only the table; NAME_sky.csv unless --csv names it.")
+@click.option("--csv-only", is_flag=True,
+              help="No video, only the table; NAME_sky.csv beside VIDEO unless --csv names it.")
+@click.option("--overwrite", is_flag=True,
+              help="Replace files that skysky did not write; the pictures themselves are never replaced.")
 @_model_options
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.pass_context
-def video(ctx, source, out, save, smooth, table, csv_only, quiet, **model):
+def video(ctx, source, out, save, smooth, table, csv_only, overwrite, quiet, **model):
     """Find the sky in every frame of a video; sound, time stamps and metadata are kept.
 
     VIDEO is any file that FFmpeg reads. The new video is upright, and has even sides: an odd one gets its last row or
     column twice. It appears when it is complete: after an error or Ctrl-C nothing is left behind. Of a source that is
-    damaged or cut off, the frames that can be read are written, and the exit status is 3. Sound is copied as it is,
-    or left out with a note where the new file cannot hold it; subtitles are left out.
+    damaged or cut off, the frames that can be read are written, and the exit status is 3. Time begins at zero, and
+    where the time stamps jump, it goes on. Sound, subtitles, cover and further streams are copied; sound that the new
+    file cannot hold becomes AAC or Opus, and what it cannot hold at all is said, a line for each.
     """
-    from skysky.jobs import refuse_picture
-    from skysky.video import ALPHA_OUTPUTS, segment_video, video_segmenter
+    from skysky.core import check_outputs
+    from skysky.jobs import check_places, refuse_picture
+    from skysky.video import ALPHA_OUTPUTS, segment_video, video_codec, video_segmenter
     say = (lambda line: None) if quiet else click.echo
     refuse_picture(source)
-    name = Path(source).stem
-    if csv_only: out, table = None, table or f"{name}_sky.csv"
-    else: out = out or f"{name}_sky{'.webm' if save in ALPHA_OUTPUTS else '.mp4'}"
+    source = Path(source).expanduser()
+    name = source.with_name(f"{source.stem}_sky")
+    if csv_only: out, table = None, table or f"{name}.csv"
+    else: out = out or f"{name}{'.webm' if save in ALPHA_OUTPUTS else '.mp4'}"
+    out, table = (path and Path(path).expanduser() for path in (out, table))
+    files = list(filter(None, (out, table)))
+    check_outputs(files, [source], overwrite)  # before a model is fetched
+    check_places(files)
+    if out: video_codec(out, save in ALPHA_OUTPUTS)
     seg = video_segmenter(_segmenter, **model, say=say, quiet=quiet)
-    try: result = segment_video(source, out, seg, save, smooth, table, _counter(quiet))
+    try: result = segment_video(source, out, seg, save, smooth, table, _counter(quiet), overwrite)
     finally:
         if not quiet and sys.stderr.isatty(): click.echo(err=True)
-    for codec in result.left_out: click.echo(f"skysky: sound left out: {Path(out).suffix} holds no {codec}", err=True)
+    for line in result.left_out: click.echo(f"skysky: {line}", err=True)
     if result.broken: click.echo(f"skysky: {result.broken}", err=True)
     say(f"{result.frames} frames in {result.seconds:.1f} s, {result.frames/result.seconds:.1f} a second; "
         + ", ".join(str(f) for f in (out, table) if f))
@@ -327,8 +338,13 @@ def video(ctx, source, out, save, smooth, table, csv_only, quiet, **model):
 # %% ../nbs/20_cli.ipynb #00000020
 @main.command(short_help="Find the sky in a camera, a stream, or a file played live.")
 @click.argument("source", default="0", metavar="[SOURCE]")
-@click.option("--record", metavar="FILE", help="Write what is shown as a video (.mp4, .mov, .mkv, .webm).")
-@click.option("--csv", "table", metavar="FILE", help="Write a table with a row a frame, as `skysky video` does.")
+@click.option("--record", metavar="FILE",
+              help="Write what is shown as a video (.mp4, .mov, .mkv, .webm). It grows at its own name, and can be "
+                   "played at any moment: a power cut costs the last seconds.")
+@click.option("--csv", "table", metavar="FILE",
+              help="Write a table with a row a frame, as `skysky video` does; a row is there at once.")
+@click.option("--overwrite", is_flag=True,
+              help="Replace files that skysky did not write; the pictures themselves are never replaced.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), metavar="N", show_default="until it is stopped",
               help="End after N seconds.")
 @click.option("--no-window", is_flag=True, help="Show nothing, even where there is a display.")
@@ -336,7 +352,7 @@ def video(ctx, source, out, save, smooth, table, csv_only, quiet, **model):
               help="Smoothing in time, 0 (off) to below 1.")
 @_model_options
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
-def camera(source, record, table, seconds, no_window, smooth, quiet, **model):
+def camera(source, record, table, overwrite, seconds, no_window, smooth, quiet, **model):
     """Find the sky in the newest picture of a live source, again and again.
 
     SOURCE is the number of a camera (0 is the first), an address (rtsp://..., http://...), or a video file, which is
@@ -344,14 +360,20 @@ def camera(source, record, table, seconds, no_window, smooth, quiet, **model):
     display, ends with q or Esc; Ctrl-C ends it anywhere, and keeps what was recorded.
     """
     from skysky.camera import LiveSource, has_display, stop_on_signal, watch
-    from skysky.core import SkyError
-    from skysky.video import VIDEO_SIZE
+    from skysky.core import SkyError, check_outputs
+    from skysky.jobs import check_places
+    from skysky.video import VIDEO_SIZE, video_codec
     window = has_display() and not no_window
     if not (record or table or window): raise SkyError("no window can be shown here: give --record FILE or --csv FILE")
+    record, table = (path and Path(path).expanduser() for path in (record, table))
+    files = list(filter(None, (record, table)))
+    check_outputs(files, [Path(source).expanduser()], overwrite)  # before all else
+    check_places(files)
+    if record: video_codec(record)
     say = (lambda line: None) if quiet else click.echo
     seg = _segmenter(**model | {"size": model["size"] or VIDEO_SIZE}, say=say, quiet=quiet)
-    with stop_on_signal() as stop, LiveSource(source) as live:
-        frames, latency = watch(live, seg, smooth, record, table, window, seconds, stop)
+    with LiveSource(source) as live, stop_on_signal() as stop:  # until it is connected, Ctrl-C ends it at once
+        frames, latency = watch(live, seg, smooth, record, table, window, seconds, stop, overwrite)
         say(f"{frames} frames in {time.monotonic() - live.opened:.1f} s, each done {1000*latency:.0f} ms after it came "
             f"(median); {live.dropped} dropped, {live.reconnected} times reconnected")
 

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from skysky.camera import LiveSource
-from skysky.core import SkyError
+from skysky.core import SkyError, is_ours
 from skysky.scenes import render_scene
 from skysky.video import VideoWriter, video_frame
 
@@ -242,7 +242,7 @@ def test_a_signal_ends_a_recording_and_keeps_it(tmp_path, number):
     run = subprocess.Popen(command, cwd=tmp_path, env=NO_DISPLAY, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                            text=True)
     try:
-        wait_until(lambda: list(tmp_path.glob(".out-*.csv")) or run.poll() is not None, 60)
+        wait_until(lambda: (tmp_path/"out.csv").exists() or run.poll() is not None, 60)
         time.sleep(2)
         run.send_signal(number)
         out, error = run.communicate(timeout=30)
@@ -256,6 +256,81 @@ def test_a_signal_ends_a_recording_and_keeps_it(tmp_path, number):
     assert frames == len(rows) > 0 and f"{frames} frames in" in out
 
 
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm"])
+def test_what_was_recorded_when_the_power_failed_is_there_and_plays(tmp_path, suffix):
+    server = Server(Webcam)
+    name = f"out{suffix}"
+    command = [*SKYSKY, "camera", f"http://127.0.0.1:{server.port}/cam", "--record", name, "--csv", "out.csv"]
+    run = subprocess.Popen(command, cwd=tmp_path, env=NO_DISPLAY, stdout=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: (tmp_path/"out.csv").exists() or run.poll() is not None, 60)
+        wait_until(lambda: (tmp_path/"out.csv").read_bytes().count(b"\n") > 80, 60)
+        run.kill()
+        run.wait()
+    finally:
+        run.kill()
+        server.stop()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.csv", name]
+    with (tmp_path/"out.csv").open() as f: times = [float(row["time"]) for row in csv.DictReader(f) if row["time"]]
+    with av.open(str(tmp_path/name)) as c: shown = [frame.time for frame in c.decode(video=0)]
+    assert times[-1] - times[0] - shown[-1] < 2.5 and len(shown) > 5
+    assert np.allclose(np.diff(shown), np.diff(times)[:len(shown) - 1], atol=.003)
+    assert is_ours(tmp_path/name) and is_ours(tmp_path/"out.csv")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_ctrl_c_while_it_connects_ends_it_at_once(tmp_path):
+    came = threading.Event()
+
+    class Silent(socketserver.StreamRequestHandler):
+        def handle(self):
+            came.set()
+            while self.server.alive: time.sleep(.05)
+
+    server = Server(Silent)
+    command = [*SKYSKY, "camera", f"http://127.0.0.1:{server.port}/cam", "--record", "out.mp4", "--csv", "out.csv"]
+    run = subprocess.Popen(command, cwd=tmp_path, env=NO_DISPLAY, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                           text=True)
+    try:
+        assert came.wait(60)
+        time.sleep(.5)
+        start = time.monotonic()
+        run.send_signal(signal.SIGINT)
+        _, error = run.communicate(timeout=30)
+    finally:
+        run.kill()
+        server.stop()
+    assert run.returncode == 130 and error.startswith("skysky: interrupted") and list(tmp_path.iterdir()) == []
+    assert time.monotonic() - start < 4, "the server's patience of 5 s was waited for"
+
+
+def test_a_recording_replaces_nothing_of_the_users(tmp_path):
+    clip(tmp_path/"clip.mp4")
+    (tmp_path/"mine.mp4").write_text("mine")
+    def run(*args):
+        return subprocess.run([*SKYSKY, "camera", "clip.mp4", "--seconds", "1", *args], cwd=tmp_path, env=NO_DISPLAY,
+                              capture_output=True, text=True, timeout=60)
+    for args, why in ((["--record", "mine.mp4"], "not written by skysky"),
+                      (["--csv", "mine.mp4"], "not written by skysky"),
+                      (["--record", "clip.mp4", "--overwrite"], "would replace what is read"),
+                      (["--record", "a.mp4", "--csv", "a.mp4"], "two outputs would be this one file"),
+                      (["--record", "clip.mp4/a.mp4"], "cannot write")):
+        result = run(*args)
+        assert result.returncode == 1 and why in result.stderr and result.stderr.count("\n") == 1
+    assert (tmp_path/"mine.mp4").read_text() == "mine" and len(list(tmp_path.iterdir())) == 2
+    assert run("--record", "mine.mp4", "--overwrite").returncode == run("--record", "mine.mp4").returncode == 0
+    with av.open(str(tmp_path/"mine.mp4")) as c:
+        assert c.streams.video[0].frames > 3, "a regular file with an index, as players like it"
+
+
+def test_an_error_keeps_what_was_recorded(tmp_path):
+    with pytest.raises(ZeroDivisionError), VideoWriter(tmp_path/"out.mp4", live=True) as video:
+        for i in range(10): video.write(video_frame(view(i), i, Fraction(1, 25)))
+        raise ZeroDivisionError
+    with av.open(str(tmp_path/"out.mp4")) as c: assert sum(1 for _ in c.decode(video=0)) == 10
+
+
 def test_a_long_run_stays_small_and_takes_the_source_up_again(tmp_path):
     seconds, used = float(os.environ.get("SKYSKY_SOAK", 12)), []
     server = Server(Street)
@@ -263,7 +338,7 @@ def test_a_long_run_stays_small_and_takes_the_source_up_again(tmp_path):
     run = subprocess.Popen(command, cwd=tmp_path, env=NO_DISPLAY, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                            text=True)
     try:
-        wait_until(lambda: list(tmp_path.glob(".out-*.csv")) or run.poll() is not None, 60)
+        wait_until(lambda: (tmp_path/"out.csv").exists() or run.poll() is not None, 60)
         for i in range(12):
             time.sleep(seconds/14)
             used.append(psutil.Process(run.pid).memory_info().rss/1e6)
