@@ -23,7 +23,8 @@ from typing import NamedTuple
 import numpy as np
 from fastcore.basics import patch
 
-from .core import SkyError, SkyMask, atomic_write
+import skysky
+from .core import MARK, SkyError, SkyMask, atomic_write, check_outputs
 from skysky.engines import (
     PRECISIONS,
     STRIDE,
@@ -428,7 +429,7 @@ def _folder_lines(self: BenchReport):
 @patch
 def text(self: BenchReport) -> str:
     "The report as plain text."
-    m, lines = self.machine, ["Speed, beside the limits of the machine", ""]
+    m, lines = self.machine, [f"Speed, beside the limits of the machine; {MARK}", ""]
     lines += [f"{m['cpu']}, {m['threads']} of {m['cores']} cores{''.join(', ' + g for g in m['gpus'])}; {m['system']}",
               ", ".join(f"{k} {v}" for k, v in m["versions"].items()), ""]
     for name, gflop in self.gflop.items():
@@ -455,9 +456,10 @@ def figures(self: BenchReport) -> dict:
     f = self.folder
     folder = asdict(f) | dict(mask=timing(f.mask), alone=timings(f.alone), slowest=f.slowest, to_slowest=f.to_slowest,
                               to_sum=f.to_sum)
-    return asdict(self) | dict(engines=rows, limits=timings(self.limits), starts=timings(self.starts), folder=folder,
-                               stages={k: timings(d) for k, d in self.stages.items()},
-                               precisions={k: timings(d) for k, d in self.precisions.items()})
+    kept = {MARK: skysky.__version__} | asdict(self)
+    return kept | dict(engines=rows, limits=timings(self.limits), starts=timings(self.starts), folder=folder,
+                       stages={k: timings(d) for k, d in self.stages.items()},
+                       precisions={k: timings(d) for k, d in self.precisions.items()})
 
 # %% ../nbs/18_bench.ipynb #00000023
 def _plot_engines(ax, report: BenchReport, color):
@@ -521,7 +523,7 @@ def write(self: BenchReport,
     figures = json.dumps(self.figures(), indent=1, ensure_ascii=False, allow_nan=False)
     with atomic_write(Path(folder)/"bench.txt") as tmp: tmp.write_text(self.text(), encoding="utf-8")
     with atomic_write(Path(folder)/"bench.json") as tmp: tmp.write_text(figures, encoding="utf-8")
-    with atomic_write(Path(folder)/"bench.png") as tmp: self.plot().savefig(tmp, dpi=150)
+    with atomic_write(Path(folder)/"bench.png") as tmp: self.plot().savefig(tmp, dpi=150, metadata={"Software": MARK})
 
 # %% ../nbs/18_bench.ipynb #00000027
 def _machine(threads: int) -> dict:
@@ -550,6 +552,7 @@ def bench(
     quick: bool = False,  # less of everything: shows that it works, and little more
     out: str | os.PathLike | None = None,  # folder for the report; None writes nothing
     say: Callable[[str], None] = lambda line: None,  # told what is being measured
+    overwrite: bool = False,  # replace files in `out` that skysky did not write, too
 ) -> BenchReport:
     "Measure everything in one run. Raises `SkyError` for an unknown model or engine, and a size that no model takes."
     if any(side < STRIDE or side % STRIDE for side in size):
@@ -559,6 +562,7 @@ def bench(
     if out is not None:
         from skysky.evaluate import _make_folder
         _make_folder(out)
+        check_outputs([Path(out)/f"bench.{suffix}" for suffix in ("txt", "json", "png")], [], overwrite)
     threads, effort = threads or usable_threads(), _QUICK if quick else _Effort()
     models = [str(m) for m in models] or [c.name for c in list_models() if c.present]
     model, long = models[0], max(size)

@@ -87,7 +87,8 @@ def _model_options(command):
                      help="Number format inside the network; auto is the device's fastest."),
         click.option("--size", type=click.IntRange(min=32), metavar="PX",
                      show_default="the model's own; 384 for videos and cameras",
-                     help="Longer side of the picture as the model sees it, in pixels. Larger: finer and slower."),
+                     help="Longer side at which the sky's edges are drawn, in pixels. Larger: finer and slower. What "
+                          "is sky is decided on a smaller view of the whole picture."),
         click.option("--threshold", type=click.FloatRange(0, 1), metavar="P", show_default="the model's own",
                      help="A pixel is sky from this probability on, 0 to 1."),
         click.option("--no-refine", is_flag=True,
@@ -315,8 +316,8 @@ def video(ctx, source, out, save, smooth, table, csv_only, overwrite, quiet, **m
     from skysky.jobs import check_places, refuse_picture
     from skysky.video import ALPHA_OUTPUTS, segment_video, video_codec, video_segmenter
     say = (lambda line: None) if quiet else click.echo
-    refuse_picture(source)
     source = Path(source).expanduser()
+    refuse_picture(source)
     name = source.with_name(f"{source.stem}_sky")
     if csv_only: out, table = None, table or f"{name}.csv"
     else: out = out or f"{name}{'.webm' if save in ALPHA_OUTPUTS else '.mp4'}"
@@ -407,6 +408,15 @@ def _regex(ctx, param, value: str | None) -> re.Pattern | None:
     except re.error as e: raise click.BadParameter(f"{value!r} is no regular expression: {e}", ctx, param) from e
 
 
+def _is_users(
+    path: Path,
+) -> bool:  # False for files of an installed package
+    "Whether a file may be changed: it is the user's own, or one of a clone."
+    import skysky
+    package = Path(skysky.__file__).resolve().parent
+    return not Path(path).resolve().is_relative_to(package) or (package.parent/"settings.ini").is_file()
+
+
 @main.command(short_help="Score a model on a labelled set.")
 @click.argument("data", metavar="DATA")
 @click.option("-o", "--out", required=True, metavar="DIR", help="Folder for report, table, summary and plots.")
@@ -416,9 +426,10 @@ def _regex(ctx, param, value: str | None) -> re.Pattern | None:
               help="Only images in whose name this regular expression is found.")
 @click.option("--allow-missing", is_flag=True, help="Leave out images and labels without a partner.")
 @click.option("--record", metavar="NAME", help="Keep the main figures in the model's card, as those of the set NAME.")
+@click.option("--overwrite", is_flag=True, help="Replace files in DIR that skysky did not write.")
 @_model_options
 @click.pass_context
-def evaluate(ctx, data, out, split, match, allow_missing, record, **model):
+def evaluate(ctx, data, out, split, match, allow_missing, record, overwrite, **model):
     """Score the deployed pipeline on a labelled set: model, engine, refinement, threshold, as `skysky mask` runs them.
 
     DATA is a folder in one of the known layouts: Cityscapes, SkyFinder, or images/ and masks/. An image that cannot be
@@ -430,13 +441,19 @@ def evaluate(ctx, data, out, split, match, allow_missing, record, **model):
     dataset = open_dataset(data, split, allow_missing)
     if match: dataset = dataset.subset(match.search)
     seg = _segmenter(**model)
+    home = seg.card.home
+    if record and not _is_users(home):
+        click.echo(f"skysky: {home} comes with the installed package, and stays as it is: --record keeps figures in the "
+                   "card of a copy", err=True)
+        record = None
     report = evaluate(seg, dataset, Path(out), _progress("images"),
-                      lambda name, why: click.echo(f"skysky: {name}: {why}", err=True))
+                      lambda name, why: click.echo(f"skysky: {name}: {why}", err=True), overwrite)
     click.echo(report.text())
     click.echo(f"written to {out}")
     if record:
         seg.card.metrics[record] = report.figures
-        write_card(seg.card, seg.card.home)
+        write_card(seg.card, home)
+        click.echo(f"recorded in {_near(home)}")
     ctx.exit(1 if report.errors else 0)
 
 # %% ../nbs/20_cli.ipynb #00000025
@@ -446,18 +463,20 @@ def evaluate(ctx, data, out, split, match, allow_missing, record, **model):
               help="The model to write; its card is written beside it as .json.")
 @click.option("--name", metavar="NAME", show_default="the file's stem", help="What --model calls it.")
 @click.option("--size", default=512, type=click.IntRange(min=32), metavar="PX",
-              help="Longer side of what the model is fed when nothing else is asked for, in pixels.")
+              help="Longer side at which the sky's edges are drawn when nothing else is asked for, in pixels.")
+@click.option("--whole", default=0, type=click.IntRange(min=0), metavar="PX", show_default="the same",
+              help="Longer side of the small view of the whole picture that decides what is sky, in pixels.")
 @click.option("--licence", default="", metavar="TEXT", help="Licence of the weights, for the card.")
 @click.option("--limits", default="", metavar="TEXT", help="Where the model fails, in plain words, for the card.")
 @click.option("--weights", default="f16", type=click.Choice(["f16", "f32"]),
               help="Number format in which the weights are stored; f16 halves the file.")
 @click.option("--overwrite", is_flag=True, help="Replace files that skysky did not write.")
-def export(checkpoint, out, name, size, licence, limits, weights, overwrite):
+def export(checkpoint, out, name, size, whole, licence, limits, weights, overwrite):
     "Turn a checkpoint into the file that `skysky mask --model FILE.onnx` runs, and check that both agree."
     from skysky.jobs import check_model
     check_model(out, [checkpoint], overwrite)
     from skysky.export import export_model
-    card, difference = export_model(checkpoint, out, name, size, licence, limits, weights == "f16")
+    card, difference = export_model(checkpoint, out, name, size, whole, licence, limits, weights == "f16", overwrite)
     size = Path(out).stat().st_size/1e6
     click.echo(f"{card.name}: {out}, {size:.1f} MB, differs from torch by {difference:.1e} in probability at most")
 
@@ -488,7 +507,7 @@ def quantize(model, out, images, count, overwrite):
     from skysky.export import quantize
     found = [path for path, _ in find_images(images)]
     some = Random(0).sample(found, min(count, len(found)))
-    card, same = quantize(model, out, some, lambda items: _progress("pictures")(items))
+    card, same = quantize(model, out, some, lambda items: _progress("pictures")(items), overwrite)
     click.echo(f"{card.name}: {out}, {Path(out).stat().st_size/1e6:.1f} MB, masks agree on {same:.2%} of the pixels")
 
 # %% ../nbs/20_cli.ipynb #00000027
@@ -516,8 +535,9 @@ def _names(ctx, param, value: str) -> tuple[str, ...]:
               show_default="what OMP_NUM_THREADS says, or all cores", help="CPU threads.")
 @click.option("--photos", type=click.IntRange(min=1), metavar="N", show_default="200",
               help="Photos of 1 to 12 megapixels in the folder that is masked; they are rendered.")
+@click.option("--overwrite", is_flag=True, help="Replace files that skysky did not write.")
 @click.option("--quick", is_flag=True, help="Less of everything, in seconds: shows that it works, and little more.")
-def bench(out, models, size, engines, precisions, threads, photos, quick):
+def bench(out, models, size, engines, precisions, threads, photos, overwrite, quick):
     """Measure engines, stages, a folder and memory, and beside them what the machine can do at best, in one run.
 
     Takes minutes: let nothing else run meanwhile. The
@@ -525,7 +545,7 @@ def bench(out, models, size, engines, precisions, threads, photos, quick):
     """
     from skysky.bench import bench
     report = bench(models, size, engines, precisions, threads, photos, quick, out,
-                   lambda what: click.echo(f"measuring {what}", err=True))
+                   lambda what: click.echo(f"measuring {what}", err=True), overwrite)
     click.echo(report.text())
     click.echo(f"written to {out}")
 
@@ -553,12 +573,13 @@ def check(ctx, folder, split):
 @click.option("-n", "count", default=20, type=click.IntRange(min=1), help="Number of scenes.")
 @click.option("--size", default="256x512", callback=_height_width, metavar="HxW", help="Height and width, in pixels.")
 @click.option("--layout", default="pairs", metavar="NAME", help="pairs (images/ + masks/), cityscapes or skyfinder.")
-@click.option("--seed", default=0, type=int, help="Seed of the first scene; the same seed gives the same scenes.")
-def render(folder, count, size, layout, seed):
+@click.option("--seed", default=0, type=click.IntRange(min=0), help="Seed of the first scene; the same seed gives the same scenes.")
+@click.option("--overwrite", is_flag=True, help="Write into a folder that holds other files, too.")
+def render(folder, count, size, layout, seed, overwrite):
     "Render outdoor scenes with exact masks into a folder, as a labelled set."
     from skysky.scenes import write_scenes
     start = time.perf_counter()
-    write_scenes(folder, count, size, layout, seed)
+    write_scenes(folder, count, size, layout, seed, overwrite)
     click.echo(f"{count} scenes of {size[0]}x{size[1]} px in {time.perf_counter() - start:.1f} s: {folder}")
 
 # %% ../nbs/20_cli.ipynb #00000030

@@ -314,14 +314,15 @@ def machine() -> dict:
 _measured = {}  # of this process: what `measured_once` was asked, as JSON -> its answer
 
 
+def _digest(*what) -> str: return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+
+
 def _read_measured(file: Path, of: str) -> dict[str, float] | None:
     "What a file says of `of`; None when it is not there, damaged, or about something else."
     try: kept = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError): return None
-    if not isinstance(kept, dict) or json.dumps(kept.get("of"), sort_keys=True) != of: return None
-    seconds = kept.get("seconds")
-    good = isinstance(seconds, dict) and seconds and all(type(s) is float and 0 < s < 1e6 for s in seconds.values())
-    return seconds if good else None
+    if not isinstance(kept, dict) or kept.get("digest") != _digest(of, kept.get("seconds")): return None
+    return kept["seconds"]
 
 
 def measured_once(
@@ -332,12 +333,13 @@ def measured_once(
     "What `measure` answers, asked once for `of`."
     of = json.dumps(of, sort_keys=True)
     if of in _measured: return _measured[of]
-    file = folder and Path(folder)/f"measured_{hashlib.sha256(of.encode()).hexdigest()[:16]}.json"
+    file = folder and Path(folder)/f"measured_{_digest(of)}.json"
     if not file or not (seconds := _read_measured(file, of)):
         seconds = measure()
         if file and _writable(folder):
             with suppress(SkyError), atomic_write(file) as tmp:  # the next process measures again
-                tmp.write_text(json.dumps({"of": json.loads(of), "seconds": seconds}, indent=1), encoding="utf-8")
+                kept = {"of": json.loads(of), "seconds": seconds, "digest": _digest(of, seconds)}
+                tmp.write_text(json.dumps(kept, indent=1), encoding="utf-8")
     return _measured.setdefault(of, seconds)
 
 # %% ../nbs/03_engines.ipynb #f1000035

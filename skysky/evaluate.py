@@ -24,7 +24,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator
 
-from .core import CLASSES, IGNORE_INDEX, SKY, SkyError, atomic_write
+from . import __version__
+from .core import CLASSES, IGNORE_INDEX, MARK, SKY, SkyError, atomic_write, check_outputs
 from skysky.metrics import (
     FALSE_ALARM,
     Counts,
@@ -176,9 +177,12 @@ def _model_line(seg):
     "What `seg` says of itself, or its name."
     return seg.describe() if hasattr(seg, "describe") else getattr(seg, "__name__", type(seg).__name__)
 
+_FILES = ("report.txt", "per_image.csv", "summary.json", "violins.png", "accuracy_and_time.png", "precision_recall.png",
+          "calibration.png", "worst.png")  # of an evaluation
+
 def _make_folder(out):
     "Make the folder before the work, not after a night of it."
-    try: Path(out).mkdir(parents=True, exist_ok=True)
+    try: Path(out).expanduser().mkdir(parents=True, exist_ok=True)
     except OSError as e: raise SkyError(f"cannot write to {out}: {e.strerror}; name another folder") from e
 
 def _name(dataset, i):
@@ -192,10 +196,13 @@ def evaluate(
     out: str | Path | None = None,  # folder for report, table, summary and plots; None writes nothing
     progress=None,  # wraps the iterable of indices, e.g. a progress bar
     on_error=None,  # called with (name, reason) for each image that could not be evaluated
+    overwrite: bool = False,  # permit to replace files in `out` that skysky did not write
 ) -> EvaluationReport:
     "Score a pipeline on a labelled set, at each image's own size."
     if not len(dataset): raise SkyError("the dataset holds no image: check its folder and split")
-    if out is not None: _make_folder(out)
+    if out is not None:
+        check_outputs([Path(out, name) for name in _FILES], [], overwrite)
+        _make_folder(out)
     rows, errors, hist, threshold = [], [], ProbHistogram(), .5
     for i in (progress or iter)(range(len(dataset))):
         try:
@@ -215,7 +222,7 @@ def evaluate(
     if not (hist.sky + hist.other).any():
         raise SkyError("the truth is void in every image: its labels are blank, as in Cityscapes' official test split")
     report = EvaluationReport(rows, errors, hist, _model_line(seg), threshold)
-    if out is not None: report.save(out, dataset, seg)
+    if out is not None: report.save(out, dataset, seg, overwrite)
     return report
 
 # %% ../nbs/17_evaluate.ipynb #00000013
@@ -420,7 +427,7 @@ def _sheet(rows, dataset, seg):
             ax.spines[:].set_visible(False)
         name = r["name"] if len(r["name"]) <= 44 else "…" + r["name"][-43:]
         score = f"sky IoU {r['score']:.3f}, {1 - r['accuracy']:.1%} of the pixels wrong"
-        axes[0].set_xlabel(name, loc="left", fontsize=8)
+        axes[0].set_xlabel(name.encode(errors="backslashreplace").decode(), loc="left", fontsize=8, parse_math=False)
         axes[2].set_xlabel(score, loc="left", fontsize=8)
     for ax, title in zip(grid[0], ("image", "truth", "prediction"), strict=True): ax.set_title(title, loc="center")
     handles = [Patch(color=color, label=label) for label, color in _MARKS.values()]
@@ -440,18 +447,22 @@ def save(self: EvaluationReport,
          out: str | Path,  # folder; made if missing
          dataset=None,  # the set that was evaluated, and
          seg=None,  # the pipeline: both are needed for the sheet of the worst images
+         overwrite: bool = False,  # permit to replace files that skysky did not write
 ):
     "Write report.txt, per_image.csv, summary.json and the plots."
-    out = Path(out)
-    with atomic_write(out/"report.txt") as tmp: tmp.write_text(self.text(), encoding="utf-8")
-    summary = json.dumps(_plain(self.summary), indent=1, ensure_ascii=False, allow_nan=False)
-    with atomic_write(out/"summary.json") as tmp: tmp.write_text(summary, encoding="utf-8")
-    with atomic_write(out/"per_image.csv") as tmp, tmp.open("w", newline="", encoding="utf-8") as f:
-        writer = csv.DictWriter(f, list(self.rows[0]))
+    out, as_text = Path(out).expanduser(), {"encoding": "utf-8", "errors": "backslashreplace"}
+    check_outputs([out/name for name in _FILES], [], overwrite)
+    with atomic_write(out/"report.txt") as tmp: tmp.write_text(f"{self.text()}\n{MARK}\n", **as_text)
+    summary = json.dumps(_plain(self.summary) | {MARK: __version__}, indent=1, ensure_ascii=False, allow_nan=False)
+    with atomic_write(out/"summary.json") as tmp: tmp.write_text(summary, **as_text)
+    with atomic_write(out/"per_image.csv") as tmp, tmp.open("w", newline="", **as_text) as f:
+        writer = csv.DictWriter(f, [*self.rows[0], MARK])
         writer.writeheader()
-        for row in self.rows: writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+        for row in self.rows:
+            cells = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
+            writer.writerow(cells | {MARK: __version__})
     plots = dict(violins=plot_violins, accuracy_and_time=plot_distributions, precision_recall=plot_curve,
                  calibration=plot_calibration)
     if dataset is not None and seg is not None: plots["worst"] = partial(plot_worst, dataset=dataset, seg=seg)
     for name, plot in plots.items():
-        with atomic_write(out/f"{name}.png") as tmp: plot(self).savefig(tmp, dpi=150)
+        with atomic_write(out/f"{name}.png") as tmp: plot(self).savefig(tmp, dpi=150, metadata={"Software": MARK})

@@ -21,7 +21,7 @@ from fastcore.basics import patch
 from PIL import ImageColor
 
 import skysky
-from .core import SkyError, SkyMask
+from .core import SkyError, SkyMask, check_outputs
 from .images import OUTPUTS, SKY_COLOR, overlay, read_image, write_image
 from .refine import drop_unsure, upsample_guided
 from .segment import Segmenter, fit
@@ -59,22 +59,25 @@ class _View(NamedTuple):
     "A way to look at the sky of a picture."
     suffix: str  # of the file it is saved to: photo.jpg gives photo_overlay.jpg
     draw: Callable  # (img, sky, color, opacity) -> uint8 H,W | H,W,3 RGB | H,W,4 RGBA
-    code: str  # the same in Python, of `sky`, `img`, `file`, `color` and `opacity`
+    code: str  # the same in Python, of `sky`, `img`, `source`, `file`, `color` and `opacity`
     names: tuple = ()  # what the code takes from which module
+    kind: str = ""  # of `SkyMask.save`, where that writes it
 
 # %% ../nbs/07a_explorer.ipynb #0000000e
 VIEWS = {
     "overlay": _View(OUTPUTS["overlay"],
                      lambda img, sky, color, opacity: overlay(img, np.float32(sky.mask()), color, opacity),
-                     "write_image(overlay(img, sky.mask().astype('float32'), {color}, {opacity!r}), {file!r})",
+                     "painted = overlay(img, sky.mask().astype('float32'), {color}, {opacity!r})\n"
+                     "write_image(painted, {file!r}, ours=True)",
                      ("skysky.images overlay", "skysky.images write_image")),
-    "mask": _View(OUTPUTS["mask"], lambda img, sky, color, opacity: sky.mask()*np.uint8(255), "sky.save({file!r})"),
+    "mask": _View(OUTPUTS["mask"], lambda img, sky, color, opacity: sky.mask()*np.uint8(255),
+                  "sky.save({file!r}, 'mask', {source})", kind="mask"),
     "probability": _View(OUTPUTS["prob"], lambda img, sky, color, opacity: np.rint(sky.prob*255).astype(np.uint8),
-                         "sky.save({file!r}, 'prob')"),
+                         "sky.save({file!r}, 'prob', {source})", kind="prob"),
     "cut-out": _View(OUTPUTS["cutout"], lambda img, sky, color, opacity: sky.cutout(img),
-                     "sky.save({file!r}, 'cutout', img)"),
+                     "sky.save({file!r}, 'cutout', {source})", kind="cutout"),
     "replaced sky": _View("_replaced.jpg", lambda img, sky, color, opacity: replace_sky(img, sky.prob, color),
-                          "write_image(replace_sky(img, sky.prob, {color}), {file!r})",
+                          "write_image(replace_sky(img, sky.prob, {color}), {file!r}, ours=True)",
                           ("skysky.images write_image", "skysky.explorer replace_sky")),
 }
 
@@ -254,7 +257,7 @@ def _open(self: SkyExplorer,
     img = read_image(source)
     self._fitted, self._answer, self._ms = self._look(self._seg, img)
     self._img, self._name, self._source, self._kept = img, name, code, None
-    self._path = Path(source).expanduser() if isinstance(source, (str, os.PathLike)) else None
+    self._given, self._clear = source, None
     self._refine()
 
 # %% ../nbs/07a_explorer.ipynb #00000025
@@ -285,8 +288,11 @@ def _refine(self: SkyExplorer):
 @patch
 def _draw(self: SkyExplorer):
     "The sky of the picture, and the picture in the chosen view, at full size."
-    sky = SkyMask(self._prob, self.threshold.value)
-    return sky, VIEWS[self.view.value].draw(self._img, sky, _rgb(self.color.value), self.opacity.value)
+    sky, view, img = SkyMask(self._prob, self.threshold.value), VIEWS[self.view.value], self._img
+    if view.kind == "cutout":  # with what was transparent before: read once more, when it is first asked for
+        if self._clear is None: self._clear = SkyMask(np.zeros_like(self._prob)).cutout(self._given)
+        img = self._clear
+    return sky, view.draw(img, sky, _rgb(self.color.value), self.opacity.value)
 
 # %% ../nbs/07a_explorer.ipynb #00000029
 @patch
@@ -310,7 +316,10 @@ def _file(self: SkyExplorer) -> Path: return self.folder/f"{self._name}{VIEWS[se
 
 @patch
 def _save(self: SkyExplorer) -> str:
-    write_image(self._draw()[1], self._file())
+    check_outputs([self._file()], [self._given])
+    sky, drawn = self._draw()
+    if kind := VIEWS[self.view.value].kind: sky.save(self._file(), kind, self._given)
+    else: write_image(drawn, self._file(), ours=True)
     return f"saved {self._file().resolve()}, {self._img.shape[1]}×{self._img.shape[0]} px"
 
 # %% ../nbs/07a_explorer.ipynb #0000002d
@@ -336,5 +345,6 @@ def python(self: SkyExplorer) -> str:
         names |= {"skysky.core SkyMask", "skysky.refine drop_unsure", "skysky.refine upsample_guided"}
         steps = [f"seg = {seg})", "low = drop_unsure(seg.infer(img), seg.threshold, seg.sure)",
                  f"sky = SkyMask(upsample_guided(low, img, radius={radius}), seg.threshold)"]
-    save = view.code.format(file=str(self._file()), color=_rgb(self.color.value), opacity=self.opacity.value)
+    save = view.code.format(source=self._source, file=str(self._file()), color=_rgb(self.color.value),
+                            opacity=self.opacity.value)
     return "\n".join([*_import_lines(names), "", f"img = read_image({self._source})", *steps, save])

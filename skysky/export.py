@@ -27,7 +27,7 @@ from .engines import STRIDE, open_engine
 from .images import read_image
 from .models import load_checkpoint
 from .segment import fit
-from .weights import ModelCard, file_sha256, model_card, model_path, write_card
+from .weights import ModelCard, check_model_files, file_sha256, model_card, model_path, write_card
 
 # %% ../nbs/16_export.ipynb #00000005
 class SeamModel(nn.Module):
@@ -113,14 +113,17 @@ def export_model(
     checkpoint: str | os.PathLike,  # .safetensors written by the training
     path: str | os.PathLike,  # .onnx file to write; its card is written beside it as .json
     name: str | None = None,  # what `--model` calls it; None: the file's stem
-    size: int = 512,  # longer side that `Segmenter` feeds it by default, px
+    size: int = 512,  # longer side at which `Segmenter` draws the sky's edges by default, px
+    whole: int = 0,  # longer side of the whole view that decides what is sky, px; 0: the same
     licence: str = "",  # of the weights
     limits: str = "",  # where the model fails, in plain words
     half: bool = True,  # store the weights as float16
+    overwrite: bool = False,  # replace files that skysky did not write, too
 ) -> tuple[ModelCard, float]:  # the card, and the largest difference of probability from torch
     "Export a checkpoint, check parity, write the card."
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.suffix != ".onnx": raise SkyError(f"{path}: a model is exported to an .onnx file")
+    check_model_files(path, [checkpoint], overwrite)
     model, config = load_checkpoint(checkpoint)
     training = config.get("training", {})
     seam = config["mean"], config["std"], _kept(training).get("temperature", 1.)
@@ -129,8 +132,8 @@ def export_model(
         if (difference := check_parity(model, tmp, *seam)) > MAX_DIFFERENCE:
             raise SkyError(f"the export of {checkpoint} differs from torch by {difference:.4f} in probability: "
                            "not written")
-    card = ModelCard(name or path.stem, path.name, file_sha256(path), config["arch"], size=size, licence=licence,
-                     limits=limits, **_training_record(training))
+    card = ModelCard(name or path.stem, path.name, file_sha256(path), config["arch"], size=size, whole=whole,
+                     licence=licence, limits=limits, **_training_record(training))
     write_card(card, path.with_suffix(".json"))
     return card, difference
 
@@ -182,14 +185,16 @@ def quantize(
     path: str | os.PathLike,  # .onnx file to write; its card is written beside it as .json
     images: Iterable,  # some dozens of what `read_image` takes, of the kind that the model is for
     progress: Callable[[Iterable], Iterable] = iter,  # around the images, as they are read
+    overwrite: bool = False,  # replace files that skysky did not write, too
 ) -> tuple[ModelCard, float]:  # the card, and the share of the images' pixels whose mask stays the same
     "Write an exported model in int8 (post-training quantisation, calibrated on `images`)."
     try:
         import nncf
     except ImportError as e: raise SkyError(f"int8 needs nncf ({e}): run `pip install nncf`") from e
-    path, card = Path(path), model_card(model)
+    path, card = Path(path).expanduser(), model_card(model)
     if path.suffix != ".onnx": raise SkyError(f"{path}: a model is exported to an .onnx file")
-    fed = [fit(read_image(img), card.size)[None] for img in progress(images)]
+    check_model_files(path, [card.path, card.home], overwrite)
+    fed = [fit(read_image(img), card.whole or card.size)[None] for img in progress(images)]
     if not fed: raise SkyError("int8 is calibrated on pictures: give some dozens")
     graph = onnx.load(model_path(model))
     whole_weights(graph)

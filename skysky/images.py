@@ -357,7 +357,9 @@ def write_image(
         if flat and fmt == "PNG":
             return tmp.write_bytes(_grey_png(img, f"Software\0{MARK}".encode() if ours else b"", exif[6:]))
         try:
-            Image.fromarray(img).save(tmp, fmt, **options, pnginfo=text, exif=exif, icc_profile=icc_profile)
+            to = BytesIO() if fmt == "TIFF" else tmp  # libtiff opens names in UTF-8 only
+            Image.fromarray(img).save(to, fmt, **options, pnginfo=text, exif=exif, icc_profile=icc_profile)
+            if fmt == "TIFF": tmp.write_bytes(to.getbuffer())
             if ours and fmt == "BMP":  # has no place for a text: readers stop at the size that its header states
                 with tmp.open("ab") as f: f.write(MARK.encode())
         except (ValueError, TypeError) as e: raise SkyError(f"{path}: not written as {fmt} ({e}); use .png") from e
@@ -398,13 +400,13 @@ class Layout(NamedTuple):
 
 LAYOUTS = {
     "skysky": Layout("{folder}_sky", "{stem}_mask.png", 255, True),  # for the eye and for editors, which turn pictures
-    # COLMAP leaves EXIF orientation aside (its FAQ and Bitmap::Read): extracted features lie on stored pixels
+    # COLMAP leaves EXIF orientation aside, so that pictures share a camera (github.com/colmap/colmap, 1406 and 2104)
     "colmap": Layout("masks", "{name}.png", 0, False),
     # VGGT reads with PIL.Image.open (vggt/utils/load_fn.py), which does not turn
     "vggt": Layout("{folder}_sky_masks", "{name}", 0, False),
-    # OpenDroneMap: beside the picture; OpenSfM reads with cv2.IMREAD_IGNORE_ORIENTATION (opensfm/io.py)
+    # OpenDroneMap: beside the picture; its OpenSfM reads with cv2.IMREAD_IGNORE_ORIENTATION (opensfm/io.py)
     "odm": Layout("{folder}", "{stem}_mask.png", 0, False),
-    # Metashape shows and masks pictures as their EXIF turns them (Camera.orientation in its Python reference)
+    # Metashape's manual names no rule: upright, as it shows the pictures
     "metashape": Layout("masks", "{stem}_mask.png", 0, True),
 }
 

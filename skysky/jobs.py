@@ -27,9 +27,9 @@ from urllib.parse import quote, unquote, urlsplit
 from PIL import Image
 
 import skysky
-from .core import MARK, SkyError, atomic_write, check_outputs, is_ours
+from .core import MARK, SkyError, atomic_write, is_ours
 from .images import IMAGE_SUFFIXES, find_images, output_folder, output_names
-from .weights import TIMEOUT, file_sha256, read_card
+from .weights import TIMEOUT, check_model_files
 
 # %% ../nbs/19_jobs.ipynb #j0000002
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".mxf",
@@ -287,8 +287,5 @@ def check_model(
     overwrite: bool = False,  # permit to replace what is no model with its card
 ):
     "Raise `SkyError` when a model can't be written, or something of the user's would be lost."
-    files = [Path(path), Path(path).with_suffix(".json")]
-    try: ours = read_card(files[1]).sha256 == file_sha256(files[0])
-    except SkyError: ours = False
-    check_outputs(files, sources, overwrite or ours)
-    check_places(files)
+    check_model_files(path, sources, overwrite)
+    check_places([Path(path), Path(path).with_suffix(".json")])

@@ -39,8 +39,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .augment import CROP_SCALE, Normalize, compose, reference_tfms, strong_tfms
 from .augment import to_float as batch_to_float
-from .core import CLASSES, IGNORE_INDEX, IMAGENET_MEAN, IMAGENET_STD, SKY, SkyError, atomic_write
-from .data import RenderedScenes, check_dataset, open_dataset, sky_dls
+from .core import CLASSES, IGNORE_INDEX, SKY, SkyError, atomic_write
+from .data import RenderedScenes, TaughtPictures, check_dataset, open_dataset, sky_dls
 from .engines import fastest, machine, measured_once
 from .metrics import Counts, boundary_f1, false_alarms, iou
 from .models import ARCHS, load_checkpoint, read_checkpoint, save_checkpoint
@@ -53,6 +53,8 @@ class SetSpec:
     path: str = ""  # folder, relative to the config's `root`; empty: rendered scenes
     split: str | None = None  # where the layout has splits
     match: str | None = None  # regular expression: only images whose name it finds
+    labels: Literal["files", "none"] = "files"  # none: pictures without labels, which `teachers` label
+    teachers: list[str] = field(default_factory=list)  # of pictures without labels: exported models
     void: bool = True  # Cityscapes: ids 0, 2, 3 are void (False: "other", the reference's convention)
     scenes: int = 0  # number of rendered scenes
     seed: int = 0  # seed of the first one
@@ -65,7 +67,7 @@ class TrainConfig:
     data: list[SetSpec]  # what is learnt
     valid: list[SetSpec]  # what the best epoch is chosen by: other cities, drives or cameras than `data`
     root: str = "data"  # folder that the sets' paths start from
-    arch: Literal["fcn_resnet50", "lraspp_mobilenet_v2"] = "fcn_resnet50"
+    arch: Literal["fcn_resnet50", "mosaic"] = "fcn_resnet50"
     arch_args: dict = field(default_factory=dict)  # further arguments of the model's function
     weights: str = "coco"  # what training starts from: see the model's function
     size: tuple[int, int] = (256, 512)  # what the model sees
@@ -159,9 +161,10 @@ def _open_set(spec: SetSpec, config: TrainConfig, say: Callable[[str], None]):
         if spec.scenes < 1: raise SkyError("a set of a config needs a path, or a number of scenes")
         return RenderedScenes(spec.scenes, config.load_size, spec.seed)
     path, skip = Path(config.root)/spec.path, config.on_bad == "skip"
-    ds = open_dataset(path, spec.split, skip, spec.void)
+    if spec.labels == "none": ds = TaughtPictures(path, spec.teachers)
+    else: ds = open_dataset(path, spec.split, skip, spec.void)
     if spec.match: ds = ds.subset(lambda name: re.search(spec.match, name))
-    if not skip: return ds
+    if not skip or spec.labels == "none": return ds
     report = check_dataset(ds)
     if report.problems: say(f"{path}: skipping {len(report.problems)} files (`skysky data check` lists them)")
     return ds.subset(lambda name: name not in report.bad)
@@ -170,10 +173,10 @@ def _open_set(spec: SetSpec, config: TrainConfig, say: Callable[[str], None]):
 def config_dls(
     config: TrainConfig,
     device: torch.device,
+    normalize: Normalize,  # what the model was made for
     say: Callable[[str], None] = print,
 ):
     "fastai `DataLoaders` from a config."
-    normalize = Normalize(IMAGENET_MEAN, IMAGENET_STD)
     strong = partial(strong_tfms, config.size, config.scale)
     tfms = {"reference": reference_tfms, "strong": strong, "none": compose}[config.tfms]()
     train = list(zip(open_sets(config.data, config, say), [s.weight for s in config.data], strict=True))
@@ -463,7 +466,8 @@ def sky_learner(
     say(f"{config.arch} from {model.origin}; {device}, {precision}")
     groups = lambda m: [params(m.backbone), [p for n, p in m.named_parameters() if not n.startswith("backbone.")]]
     loss = SkyLoss(config.aux_weight, config.dice_weight, config.edge_weight)
-    return Learner(config_dls(config, device, say), model.to(device), loss, opt_func=Adam, splitter=groups,
+    dls = config_dls(config, device, Normalize(model.mean, model.std), say)
+    return Learner(dls, model.to(device), loss, opt_func=Adam, splitter=groups,
                    lr=config.lr, wd=config.wd, cbs=[EpochSeed(config.seed), SkipBadStep(), *cbs],
                    metrics=[SkyIoU(), BoundaryF1(), FalseAlarmShare(), Temperature()])
 
@@ -485,13 +489,13 @@ def train(
 ) -> Learner:
     "Run the training that a config describes; every epoch is kept."
     out, done, history = Path(out), 0, []
-    kept = {"arch": config.arch, "arch_args": config.arch_args, "classes": list(CLASSES), "size": list(config.size),
-            "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD),
-            "training": {"config": asdict(config), "before": _record(config.weights)}}
     last = out/"last.safetensors"
     if last.exists() and not resume:
         raise SkyError(f"{out} holds a run: go on with it (--resume), or take another folder")
     learn = sky_learner(config, device, say)
+    kept = {"arch": config.arch, "arch_args": config.arch_args, "classes": list(CLASSES), "size": list(config.size),
+            "mean": list(learn.model.mean), "std": list(learn.model.std),
+            "training": {"config": asdict(config), "before": _record(config.weights)}}
     if resume:
         state, before, tensors = read_checkpoint(last)
         was, now = before["training"]["config"], kept["training"]["config"]

@@ -514,6 +514,9 @@ def test_home_and_odd_names(tmp_path, monkeypatch):
     for make in (lambda: read_image(odd), lambda: find_images(odd), lambda: write_image(IMG, odd.with_suffix(".psd"))):
         with pytest.raises(SkyError) as e: make()
         assert "caf\\udcff" in str(e.value).encode("cp1251").decode("cp1251")
+    for suffix in (".png", ".jpg", ".webp", ".tif", ".bmp"):
+        write_image(IMG, odd.with_suffix(suffix))
+        assert np.abs(read_image(odd.with_suffix(suffix)).astype(int) - IMG).mean() < 12
     odd.write_bytes(stored(IMG, "JPEG"))
     [(found, rel)] = find_images(odd.parent/"*.jpg")
     sky.save(odd.parent/output_names([rel])[0], image=found)

@@ -741,7 +741,7 @@ def test_lab_starts_jupyterlab_in_the_notebooks(monkeypatch):
 def test_rendered_set_from_check_to_report(tmp_path, model):
     run = skysky("data", "render", "set", "-n", 3, "--size", "96x160", "--seed", 5, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
-    assert len(files(tmp_path/"set")) == 6
+    assert len(files(tmp_path/"set")) == 7  # three pairs, and scenes.txt
     assert skysky("data", "check", "set", cwd=tmp_path).returncode == 0
     mine = shutil.copy(model, tmp_path/"mine.onnx")
     run = skysky("evaluate", "set", "-o", "report", "--model", mine, "--size", 160, "--record", "my set", cwd=tmp_path)

@@ -1,14 +1,19 @@
 """The shipped model on labelled real photos, where some are at hand: in SKYSKY_DATA, data/ or ../shared/data."""
+import importlib.util
+import json
 import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from skysky.data import open_dataset
 from skysky.evaluate import evaluate
 from skysky.metrics import Counts, boundary_f1, iou
+from skysky.models import mosaic
 from skysky.refine import upsample_guided
 from skysky.segment import Segmenter
 
@@ -28,6 +33,21 @@ def test_shipped_model_on_street_frames(data):
     report = evaluate(Segmenter(), frames.subset(lambda name: name in frames.names[::5]))
     assert len(report.rows) == 21 and not report.errors
     assert report.summary["pooled"]["iou_sky"] > .9
+
+
+def test_mosaic_computes_what_the_published_layers_do():
+    "Against a forward pass that interprets the published list of layers, where file and list are at hand."
+    folder = next((f for f in (ROOT / "weights", ROOT.parent / "shared" / "weights")
+                   if (f / "mosaic_r4_ade20k.safetensors").is_file()), None)
+    if folder is None: pytest.skip("no mosaic_r4_ade20k.safetensors in weights/ or ../shared/weights")
+    spec = importlib.util.spec_from_file_location("parity", folder / "mosaic_parity.py")
+    spec.loader.exec_module(parity := importlib.util.module_from_spec(spec))
+    published = parity.Mosaic(json.loads((folder / "mosaic_r4_ade20k.layers.json").read_text()))
+    published.load_state_dict(load_file(folder / "mosaic_r4_ade20k.safetensors"))
+    ours = mosaic(str(folder / "mosaic_r4_ade20k.safetensors"))
+    for size in ((512, 512), (96, 160), (288, 416)):
+        x = torch.rand(1, 3, *size)*2 - 1
+        with torch.no_grad(): assert (ours.classes(x) - published(x)).abs().max() < 1e-4
 
 
 def test_cityscapes_frames_load_with_their_void_border(data):
