@@ -443,8 +443,8 @@ def evaluate(ctx, data, out, split, match, allow_missing, record, overwrite, **m
     seg = _segmenter(**model)
     home = seg.card.home
     if record and not _is_users(home):
-        click.echo(f"skysky: {home} comes with the installed package, and stays as it is: --record keeps figures in the "
-                   "card of a copy", err=True)
+        click.echo(f"skysky: {home} comes with the installed package, and stays as it is: --record keeps figures in "
+                   "the card of a copy", err=True)
         record = None
     report = evaluate(seg, dataset, Path(out), _progress("images"),
                       lambda name, why: click.echo(f"skysky: {name}: {why}", err=True), overwrite)
@@ -573,7 +573,8 @@ def check(ctx, folder, split):
 @click.option("-n", "count", default=20, type=click.IntRange(min=1), help="Number of scenes.")
 @click.option("--size", default="256x512", callback=_height_width, metavar="HxW", help="Height and width, in pixels.")
 @click.option("--layout", default="pairs", metavar="NAME", help="pairs (images/ + masks/), cityscapes or skyfinder.")
-@click.option("--seed", default=0, type=click.IntRange(min=0), help="Seed of the first scene; the same seed gives the same scenes.")
+@click.option("--seed", default=0, type=click.IntRange(min=0),
+              help="Seed of the first scene; the same seed gives the same scenes.")
 @click.option("--overwrite", is_flag=True, help="Write into a folder that holds other files, too.")
 def render(folder, count, size, layout, seed, overwrite):
     "Render outdoor scenes with exact masks into a folder, as a labelled set."
