@@ -313,7 +313,7 @@ def video(ctx, source, out, save, smooth, table, csv_only, overwrite, quiet, **m
     file cannot hold becomes AAC or Opus, and what it cannot hold at all is said, a line for each.
     """
     from skysky.core import check_outputs
-    from skysky.jobs import refuse_picture
+    from skysky.jobs import check_places, refuse_picture
     from skysky.video import ALPHA_OUTPUTS, segment_video, video_codec, video_segmenter
     say = (lambda line: None) if quiet else click.echo
     source = Path(source).expanduser()
@@ -322,7 +322,9 @@ def video(ctx, source, out, save, smooth, table, csv_only, overwrite, quiet, **m
     if csv_only: out, table = None, table or f"{name}.csv"
     else: out = out or f"{name}{'.webm' if save in ALPHA_OUTPUTS else '.mp4'}"
     out, table = (path and Path(path).expanduser() for path in (out, table))
-    check_outputs(list(filter(None, (out, table))), [source], overwrite)  # before a model is fetched
+    files = list(filter(None, (out, table)))
+    check_outputs(files, [source], overwrite)  # before a model is fetched
+    check_places(files)
     if out: video_codec(out, save in ALPHA_OUTPUTS)
     seg = video_segmenter(_segmenter, **model, say=say, quiet=quiet)
     try: result = segment_video(source, out, seg, save, smooth, table, _counter(quiet), overwrite)
@@ -360,11 +362,14 @@ def camera(source, record, table, overwrite, seconds, no_window, smooth, quiet, 
     """
     from skysky.camera import LiveSource, has_display, stop_on_signal, watch
     from skysky.core import SkyError, check_outputs
+    from skysky.jobs import check_places
     from skysky.video import VIDEO_SIZE, video_codec
     window = has_display() and not no_window
     if not (record or table or window): raise SkyError("no window can be shown here: give --record FILE or --csv FILE")
     record, table = (path and Path(path).expanduser() for path in (record, table))
-    check_outputs(list(filter(None, (record, table))), [Path(source).expanduser()], overwrite)  # before all else
+    files = list(filter(None, (record, table)))
+    check_outputs(files, [Path(source).expanduser()], overwrite)  # before all else
+    check_places(files)
     if record: video_codec(record)
     say = (lambda line: None) if quiet else click.echo
     seg = _segmenter(**model | {"size": model["size"] or VIDEO_SIZE}, say=say, quiet=quiet)
@@ -438,8 +443,8 @@ def evaluate(ctx, data, out, split, match, allow_missing, record, overwrite, **m
     seg = _segmenter(**model)
     home = seg.card.home
     if record and not _is_users(home):
-        click.echo(f"skysky: {home} comes with the installed package, and stays as it is: --record keeps figures in the "
-                   "card of a copy", err=True)
+        click.echo(f"skysky: {home} comes with the installed package, and stays as it is: --record keeps figures in "
+                   "the card of a copy", err=True)
         record = None
     report = evaluate(seg, dataset, Path(out), _progress("images"),
                       lambda name, why: click.echo(f"skysky: {name}: {why}", err=True), overwrite)
@@ -568,7 +573,8 @@ def check(ctx, folder, split):
 @click.option("-n", "count", default=20, type=click.IntRange(min=1), help="Number of scenes.")
 @click.option("--size", default="256x512", callback=_height_width, metavar="HxW", help="Height and width, in pixels.")
 @click.option("--layout", default="pairs", metavar="NAME", help="pairs (images/ + masks/), cityscapes or skyfinder.")
-@click.option("--seed", default=0, type=click.IntRange(min=0), help="Seed of the first scene; the same seed gives the same scenes.")
+@click.option("--seed", default=0, type=click.IntRange(min=0),
+              help="Seed of the first scene; the same seed gives the same scenes.")
 @click.option("--overwrite", is_flag=True, help="Write into a folder that holds other files, too.")
 def render(folder, count, size, layout, seed, overwrite):
     "Render outdoor scenes with exact masks into a folder, as a labelled set."
