@@ -393,7 +393,8 @@ def _pairs(ctx, param, values: tuple[str, ...]) -> dict[str, str]:
               help="Folder that the paths of the config's sets start from.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", callback=_pairs,
               help="Another value for a key of the config, as YAML: --set epochs=3. May be repeated.")
-@click.option("--resume", is_flag=True, help="Go on with the run in DIR after its last complete epoch.")
+@click.option("--resume", is_flag=True, help="Go on with the run in DIR where it stopped; with --set "
+              "also a finished one: more epochs, another rate, other sets.")
 @click.option("--device", metavar="DEVICE", show_default="cuda where there is one, else cpu",
               help="Torch device to train on.")
 def train(config, out, root, overrides, resume, device):

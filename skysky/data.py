@@ -445,17 +445,19 @@ class DrawLoader(DataLoader):
                  **kwargs,  # bs, num_workers, device, after_batch, drop_last …: fastai's
     ):
         self.sets, self.weights, self.size, self.fit = list(sets), weights, tuple(size), fit
-        self.seed, self.epoch = seed, 0
+        self.seed, self.epoch, self.first = seed, 0, 0
         super().__init__(dataset=range(epoch_images or sum(map(len, sets))), **kwargs)
+        self.fake_l.generator = torch.Generator()  # torch rolls dice for an epoch's loader: not ours
 
     def get_idxs(self) -> list[tuple[int, int, int | None]]:  # set, image, crop seed
-        "The draws of this epoch."
+        "The draws of this epoch, from batch `first` on."
         if self.weights is None: return [(s, i, None) for s, d in enumerate(self.sets) for i in range(len(d))]
         rng, p = np.random.default_rng((self.seed, self.epoch)), np.array(self.weights, float)
         which = rng.choice(len(self.sets), len(self.dataset), p=p/p.sum())
         decks = [_shuffled(len(d), (which == s).sum(), rng) for s, d in enumerate(self.sets)]
         seeds = rng.integers(2**31, size=len(which)).tolist() if self.fit == "crop" else [None]*len(which)
-        return [(s, decks[s].pop(), seed) for s, seed in zip(which.tolist(), seeds, strict=True)]
+        draws = [(s, decks[s].pop(), seed) for s, seed in zip(which.tolist(), seeds, strict=True)]
+        return draws[self.first*self.bs:]
 
     def create_item(self, draw: tuple[int, int, int | None]) -> tuple[torch.Tensor, torch.Tensor]:
         s, i, crop_seed = draw

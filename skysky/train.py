@@ -10,12 +10,14 @@ __all__ = ['SetSpec', 'TrainConfig', 'load_config', 'open_sets', 'config_dls', '
 
 # %% ../nbs/15_train.ipynb #00000002
 import csv
+import os
 import re
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from hashlib import sha256
+from inspect import signature
 from pathlib import Path
 from time import perf_counter
 from types import UnionType
@@ -94,6 +96,16 @@ class TrainConfig:
     seed: int = 0
     on_bad: Literal["error", "skip"] = "error"  # files that can't be used: stop, or leave them out and say how many
 
+    def __post_init__(self):
+        for key in ("bs", "epochs", "epoch_images", "size", "load_size"):
+            value = getattr(self, key)
+            least = 1 if value is None else min(value) if isinstance(value, tuple | list) else value
+            if least < 1: raise SkyError(f"config key {key!r}: {value!r} is less than 1")
+        if self.lr <= 0: raise SkyError(f"config key 'lr': {self.lr!r} is not above 0")
+        shares = [s.weight for s in self.data]
+        if min(shares, default=1) < 0 or not sum(shares):
+            raise SkyError("config key 'data': no weight may be below 0, and one of them has to be above")
+
 # %% ../nbs/15_train.ipynb #00000007
 def _checked(value, hint, key: str):
     "`value` as the type `hint`, or an error that names `key`."
@@ -107,7 +119,8 @@ def _checked(value, hint, key: str):
         if not isinstance(value, list | tuple) or (origin is tuple and len(value) != len(args)): raise wrong
         return origin(_checked(v, args[0], f"{key}[{i}]") for i, v in enumerate(value))
     if hint in (SetSpec, TrainConfig): return _from_dict(hint, value, key)
-    if hint is float and type(value) is int: return float(value)
+    if hint is dict and isinstance(value, dict): return {k: _number(v) for k, v in value.items()}
+    if hint is float: value = float(value) if type(value) is int else _number(value)
     if type(value) is not hint: raise wrong
     return value
 
@@ -128,20 +141,21 @@ def load_config(
     overrides: dict[str, str] | None = None,  # key -> value as YAML text: what `--set key=value` gives
 ) -> TrainConfig:
     "Read a config; refuse unknown keys and wrong types."
-    try: values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    try: values = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
     except OSError as e: raise SkyError(f"cannot read config {path}: {e.strerror}") from e
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise SkyError(f"config {path} is no YAML: {' '.join(str(e).split())}") from e
     if not isinstance(values, dict): raise SkyError(f"config {path} is no mapping of keys to values")
     for k, v in (overrides or {}).items():
-        try: values[k] = _number(yaml.safe_load(v))
+        try: values[k] = yaml.safe_load(v)
         except yaml.YAMLError as e: raise SkyError(f"config key {k!r}: {v!r} is no YAML value") from e
-    return _from_dict(TrainConfig, {k: _number(v) for k, v in values.items()})
+    return _from_dict(TrainConfig, values)
 
 # %% ../nbs/15_train.ipynb #0000000a
 def _number(value):
     "YAML 1.1 reads 1e-5 as a string; everyone means the number."
-    return float(value) if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value) else value
+    number = isinstance(value, str) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+", value)
+    return float(value) if number else value
 
 # %% ../nbs/15_train.ipynb #0000000f
 def open_sets(
@@ -157,17 +171,22 @@ def open_sets(
 # %% ../nbs/15_train.ipynb #00000010
 def _open_set(spec: SetSpec, config: TrainConfig, say: Callable[[str], None]):
     "One labelled set of a config."
+    try: match = re.compile(spec.match or "").search
+    except re.error as e: raise SkyError(f"config key 'match': {spec.match!r} is no regular expression: {e}") from e
     if not spec.path:
         if spec.scenes < 1: raise SkyError("a set of a config needs a path, or a number of scenes")
-        return RenderedScenes(spec.scenes, config.load_size, spec.seed)
-    path, skip = Path(config.root)/spec.path, config.on_bad == "skip"
+        return RenderedScenes(spec.scenes, config.load_size, spec.seed).subset(match)
+    path, skip = Path(config.root, spec.path).expanduser(), config.on_bad == "skip"
     if spec.labels == "none": ds = TaughtPictures(path, spec.teachers)
     else: ds = open_dataset(path, spec.split, skip, spec.void)
-    if spec.match: ds = ds.subset(lambda name: re.search(spec.match, name))
-    if not skip or spec.labels == "none": return ds
-    report = check_dataset(ds)
-    if report.problems: say(f"{path}: skipping {len(report.problems)} files (`skysky data check` lists them)")
-    return ds.subset(lambda name: name not in report.bad)
+    ds = ds.subset(match)
+    if skip and spec.labels == "files":
+        report = check_dataset(ds)
+        if n := len(report.bad) + len(ds.problems): say(f"{path}: skipping {n} files (`skysky data check` lists them)")
+        ds = ds.subset(lambda name: name not in report.bad)
+    if not any((ds[i].targ != IGNORE_INDEX).any() for i in range(len(ds))):  # the first one says it, as a rule
+        raise SkyError(f"{path}: every pixel of its labels is void, there is nothing to learn: see `skysky data check`")
+    return ds
 
 # %% ../nbs/15_train.ipynb #00000011
 def config_dls(
@@ -244,7 +263,12 @@ class BoundaryF1(Metric):
     def accumulate(self, learn): self.values += [boundary_f1(mask, targ) for mask, targ in _masks(learn)]
 
     @property
-    def value(self): return float(np.nanmean(self.values)) if len(self.values) > np.isnan(self.values).sum() else np.nan
+    def value(self): return _mean(self.values)
+
+
+def _mean(values: list[float]) -> float:
+    "The mean of the values that are numbers; nan of none."
+    return float(np.nanmean(values)) if len(values) > np.isnan(values).sum() else float("nan")
 
 class FalseAlarmShare(Metric):
     "Share of the validation images without sky in which sky was called."
@@ -283,11 +307,22 @@ def _masks(learn):
 
 # %% ../nbs/15_train.ipynb #0000001f
 class EpochSeed(Callback):
-    "Seed draws and augmentation by run seed and epoch."
-    def __init__(self, seed: int): self.run_seed = seed
+    "Seed draws and augmentation by run seed, epoch and batch, so that a run can go on at any batch."
+    run_valid = False
+    def __init__(self, seed: int): self.run_seed, self.start = seed, (0, 0)  # epoch and batch that a run goes on with
+
     def before_epoch(self):
-        self.dls.train.epoch = self.epoch
-        set_seed(self.run_seed*100_003 + self.epoch)
+        self.first = self.start[1] if self.epoch == self.start[0] else 0
+        self.dls.train.epoch, self.dls.train.first = self.epoch, self.first
+        self.seed(self.first)
+
+    def seed(self, batch: int):
+        set_seed(int(np.random.SeedSequence((self.run_seed, self.epoch, batch)).generate_state(1)[0]))
+
+    def before_batch(self):  # fastai adds the share done up, and rounds at every batch
+        self.learn.pct_train = (self.epoch + (self.first + self.iter)/self.n_iter)/self.n_epoch
+
+    def after_batch(self): self.seed(self.first + self.iter + 1)
 
 class SkipBadStep(Callback):
     "A batch whose gradients are not finite changes no weight: in half precision one in a thousand may be such."
@@ -392,26 +427,76 @@ class AverageWeights(Callback):
 
 # %% ../nbs/15_train.ipynb #00000025
 class KeepRun(Callback):
-    "Write `last.safetensors`, `best.safetensors`, `history.csv` and `loss.png` after each epoch."
-    order = 70
+    "Write `last.safetensors` every few minutes; with `best.safetensors`, tables and `loss.png` after each epoch."
+    order, run_valid = 70, False
 
-    def __init__(self, out: Path, config: dict, history: list[dict]):
-        self.out, self.config, self.history = out, config, history
+    def __init__(self,
+                 out: Path,
+                 config: dict,  # of the checkpoints; `training` holds the run's record, which is kept up to date
+                 sets: list[str],  # names of the validation sets
+                 minutes: float = 5.,  # between two saves within an epoch
+                 smooth: torch.Tensor | None = None,  # of a run that goes on: value and count of its mean loss
+    ):
+        self.out, self.config, self.sets, self.minutes, self.smooth = out, config, sets, minutes, smooth
+        self.run = config["training"]
+        self.history, self.by_set = self.run["history"], self.run["by_set"]
+
+    def before_fit(self):
+        self.saved = perf_counter()
+        if self.smooth is not None:
+            loss = self.recorder.smooth_loss
+            loss.val, loss.count = self.smooth[0].float(), int(self.smooth[1])
+
+    def after_batch(self):
+        if perf_counter() - self.saved < 60*self.minutes: return
+        self.run["batch"] = self.epoch_seed.first + self.iter + 1
+        self.save_last()
+
+    def save_last(self):
+        "A checkpoint of the model that is validated, and all that the run needs to go on as if it had not stopped."
+        model, raw = self.model, {}
+        if average := getattr(self.learn, "average_weights", None):
+            model, raw = average.averaged.module, average.raw if not self.training else self.model.state_dict()
+        loss = self.recorder.smooth_loss
+        extra = {"smooth": torch.tensor([float(loss.val), loss.count], dtype=torch.float64)}
+        extra |= optimizer_tensors(self.opt) | {f"raw.{k}": v for k, v in raw.items()}
+        save_checkpoint(self.out/"last.safetensors", model, self.config, extra)
+        self.saved = perf_counter()
 
     def after_epoch(self):
         if self.epoch < len(self.history): return  # fastai reports the epochs that a resumed run skips, too
         values = dict(zip(self.recorder.metric_names[1:-1], self.recorder.values[-1], strict=True))
         self.history.append({"epoch": self.epoch} | {k: float(v) for k, v in values.items()})
-        self.config["training"]["history"] = self.history
-        best = self.history[-1]["valid_loss"] == min(h["valid_loss"] for h in self.history)
-        if best: save_checkpoint(self.out/"best.safetensors", self.model, self.config)
-        raw = {f"raw.{k}": v for cb in self.learn.cbs.attrgot("raw").filter() for k, v in cb.items()}
-        save_checkpoint(self.out/"last.safetensors", self.model, self.config, optimizer_tensors(self.opt) | raw)
-        with atomic_write(self.out/"history.csv") as tmp, tmp.open("w", newline="") as f:
-            writer = csv.DictWriter(f, self.history[0].keys())
-            writer.writeheader()
-            writer.writerows(self.history)
+        self.by_set += self.scores_by_set()
+        self.run["batch"] = 0
+        judged = self.history[_comparable(self.run["changes"]):]
+        if judged[-1]["valid_loss"] == min(h["valid_loss"] for h in judged):
+            save_checkpoint(self.out/"best.safetensors", self.model, self.config)
+        self.save_last()
+        for name, rows in (("history.csv", self.history), ("valid.csv", self.by_set)):
+            with atomic_write(self.out/name) as tmp, tmp.open("w", newline="", encoding="utf-8") as f:
+                writer = csv.DictWriter(f, rows[0].keys())
+                writer.writeheader()
+                writer.writerows(rows)
         with atomic_write(self.out/"loss.png") as tmp: plot_loss(self.history).savefig(tmp, dpi=100)
+
+    def scores_by_set(self) -> list[dict]:
+        "A row for each validation set of the epoch that has ended."
+        metrics, rows, start = {m.name: m for m in self.metrics}, [], 0
+        for name, ds in zip(self.sets, self.dls.valid.sets, strict=True):
+            part = slice(start, start := start + len(ds))
+            counts, edges = Counts.stack(metrics["false_alarms"].counts[part]), metrics["boundary_f1"].values[part]
+            rows.append({"epoch": self.epoch, "set": name, "n": len(ds), "sky_iou": float(iou(counts.pooled())),
+                         "boundary_f1": _mean(edges), "false_alarms": float(false_alarms(counts).share)})
+        return rows
+
+
+def _comparable(
+    changes: list[dict],  # see `train`
+) -> int:
+    "The first epoch whose validation loss means the same as that of the last one."
+    tells = {"valid", "size", "load_size", "aux_weight", "dice_weight", "edge_weight"}
+    return max((c["epoch"] for c in changes if tells & c["now"].keys()), default=0)
 
 # %% ../nbs/15_train.ipynb #00000026
 def plot_loss(
@@ -457,12 +542,15 @@ def sky_learner(
     if device is None: device = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(device)
     set_seed(config.seed)
-    model = ARCHS[config.arch](config.weights, **config.arch_args)
+    make = ARCHS[config.arch]
+    try: signature(make).bind("", **config.arch_args)
+    except TypeError as e: raise SkyError(f"config key 'arch_args': {e}; see skysky.models.{config.arch}") from e
+    model = make(os.path.expanduser(config.weights), **config.arch_args)
     for part in list(model.backbone.children())[:config.frozen]: part.requires_grad_(False)
     cbs, precision = precision_cbs(device, config.amp, model, config.size)
     if config.freeze_bn: cbs.append(FreezeBN())
     if config.average: cbs.append(AverageWeights(config.average))
-    if config.teacher: cbs.append(Distil(load_checkpoint(config.teacher)[0]))
+    if config.teacher: cbs.append(Distil(load_checkpoint(os.path.expanduser(config.teacher))[0]))
     say(f"{config.arch} from {model.origin}; {device}, {precision}")
     groups = lambda m: [params(m.backbone), [p for n, p in m.named_parameters() if not n.startswith("backbone.")]]
     loss = SkyLoss(config.aux_weight, config.dice_weight, config.edge_weight)
@@ -483,43 +571,62 @@ def _schedule(config: TrainConfig):
 def train(
     config: TrainConfig,
     out,  # folder of the run: checkpoints, log, plot
-    resume: bool = False,  # go on from `last.safetensors` in `out`
+    resume: bool = False,  # go on from `last.safetensors` in `out`; the config may be another one, but for the model
     device: str | None = None,  # None: cuda where there is one, else cpu
     say: Callable[[str], None] = print,
+    minutes: float = 5.,  # between two saves within an epoch
 ) -> Learner:
-    "Run the training that a config describes; every epoch is kept."
-    out, done, history = Path(out), 0, []
+    "Run the training that a config describes; every epoch is kept, every few minutes what a killed run goes on with."
+    out, smooth = Path(out).expanduser(), None
     last = out/"last.safetensors"
-    if last.exists() and not resume:
-        raise SkyError(f"{out} holds a run: go on with it (--resume), or take another folder")
+    names = ("last.safetensors", "best.safetensors", "history.csv", "valid.csv", "loss.png")
+    if not resume and (there := [name for name in names if os.path.lexists(out/name)]):
+        raise SkyError(f"{out} holds a run ({there[0]}): go on with it (--resume), or take another folder")
     learn = sky_learner(config, device, say)
     kept = {"arch": config.arch, "arch_args": config.arch_args, "classes": list(CLASSES), "size": list(config.size),
             "mean": list(learn.model.mean), "std": list(learn.model.std),
-            "training": {"config": asdict(config), "before": _record(config.weights)}}
+            "training": {"config": asdict(config), "before": _record(config.weights),
+                         "history": [], "by_set": [], "changes": [], "batch": 0}}
+    run = kept["training"]
     if resume:
         state, before, tensors = read_checkpoint(last)
-        was, now = before["training"]["config"], kept["training"]["config"]
-        may_differ = ("root", "workers")
-        changed = [k for k in now if _plain(was.get(k)) != _plain(now[k]) and k not in may_differ]
-        if changed: raise SkyError(f"{out} was trained with another {', '.join(changed)}: resume with the same config")
-        learn.model.load_state_dict(state)
+        run |= {k: v for k, v in before["training"].items() if k in ("history", "by_set", "changes", "batch", "before")}
+        was, now, done = before["training"]["config"], _plain(run["config"]), len(run["history"])
+        changed = [k for k in now if _plain(was.get(k)) != now[k] and k not in ("root", "workers")]
+        if fixed := [k for k in ("arch", "arch_args") if k in changed]:
+            raise SkyError(f"{out} was trained with another {fixed[0]}: resume with the same model")
+        if changed:
+            parts = {"was": was, "now": now}
+            run["changes"].append({"epoch": done} | {when: {k: v.get(k) for k in changed} for when, v in parts.items()})
+        if {"data", "bs", "epoch_images", "fit", "seed"} & set(changed): run["batch"] = 0  # the draws are others
+        raw = {k[4:]: v for k, v in tensors.items() if k.startswith("raw.")}
+        learn.model.load_state_dict(state if config.average or not raw else raw)
         learn.create_opt()
-        restore_optimizer(learn.opt, {k: v for k, v in tensors.items() if not k.startswith("raw.")})
-        if config.average: learn.average_weights.raw = {k[4:]: v for k, v in tensors.items() if k.startswith("raw.")}
-        history = before["training"]["history"]
-        done = len(history)
-        say(f"going on after epoch {done} of {config.epochs}")
+        restore_optimizer(learn.opt, {k: v for k, v in tensors.items() if k[0].isdigit()})
+        if config.average: learn.average_weights.raw = raw or None
+        learn.epoch_seed.start, smooth = (done, run["batch"]), tensors.get("smooth")
+        at = f"epoch {done}" + (f" and {run['batch']} batches" if run["batch"] else "")
+        say(f"going on after {at} of {config.epochs}" + (f", with another {', '.join(changed)}" if changed else ""))
+    done = len(run["history"])
     if done < config.epochs:
-        cbs = [ParamScheduler({"lr": _schedule(config)}), KeepRun(out, kept, history)]
-        learn.fit(config.epochs, cbs=cbs, start_epoch=done)
+        keep = KeepRun(out, kept, [_set_name(spec) for spec in config.valid], minutes, smooth)
+        learn.fit(config.epochs, cbs=[ParamScheduler({"lr": _schedule(config)}), keep], start_epoch=done)
+    elif resume: say(f"nothing to do: the run has its {done} epochs; --set epochs={done + 10} prolongs it")
     return learn
+
+
+def _set_name(spec: SetSpec) -> str:
+    "What a set is called in a table."
+    of = spec.path or f"{spec.scenes} scenes from {spec.seed}"
+    return " ".join(part for part in (of, spec.split, spec.match) if part)
 
 # %% ../nbs/15_train.ipynb #0000002e
 def _record(
     weights: str,  # a config's `weights`
 ) -> dict | None:  # `training` of its config, None for what is no checkpoint of ours
     "How the weights that a run starts from were trained."
-    if not Path(weights).is_file(): return None
+    weights = Path(weights).expanduser()
+    if not weights.is_file(): return None
     try: return read_checkpoint(weights)[1].get("training")
     except SkyError: return None
 
