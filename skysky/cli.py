@@ -313,7 +313,7 @@ def video(ctx, source, out, save, smooth, table, csv_only, overwrite, quiet, **m
     file cannot hold becomes AAC or Opus, and what it cannot hold at all is said, a line for each.
     """
     from skysky.core import check_outputs
-    from skysky.jobs import refuse_picture
+    from skysky.jobs import check_places, refuse_picture
     from skysky.video import ALPHA_OUTPUTS, segment_video, video_codec, video_segmenter
     say = (lambda line: None) if quiet else click.echo
     source = Path(source).expanduser()
@@ -322,7 +322,9 @@ def video(ctx, source, out, save, smooth, table, csv_only, overwrite, quiet, **m
     if csv_only: out, table = None, table or f"{name}.csv"
     else: out = out or f"{name}{'.webm' if save in ALPHA_OUTPUTS else '.mp4'}"
     out, table = (path and Path(path).expanduser() for path in (out, table))
-    check_outputs(list(filter(None, (out, table))), [source], overwrite)  # before a model is fetched
+    files = list(filter(None, (out, table)))
+    check_outputs(files, [source], overwrite)  # before a model is fetched
+    check_places(files)
     if out: video_codec(out, save in ALPHA_OUTPUTS)
     seg = video_segmenter(_segmenter, **model, say=say, quiet=quiet)
     try: result = segment_video(source, out, seg, save, smooth, table, _counter(quiet), overwrite)
@@ -360,11 +362,14 @@ def camera(source, record, table, overwrite, seconds, no_window, smooth, quiet, 
     """
     from skysky.camera import LiveSource, has_display, stop_on_signal, watch
     from skysky.core import SkyError, check_outputs
+    from skysky.jobs import check_places
     from skysky.video import VIDEO_SIZE, video_codec
     window = has_display() and not no_window
     if not (record or table or window): raise SkyError("no window can be shown here: give --record FILE or --csv FILE")
     record, table = (path and Path(path).expanduser() for path in (record, table))
-    check_outputs(list(filter(None, (record, table))), [Path(source).expanduser()], overwrite)  # before all else
+    files = list(filter(None, (record, table)))
+    check_outputs(files, [Path(source).expanduser()], overwrite)  # before all else
+    check_places(files)
     if record: video_codec(record)
     say = (lambda line: None) if quiet else click.echo
     seg = _segmenter(**model | {"size": model["size"] or VIDEO_SIZE}, say=say, quiet=quiet)

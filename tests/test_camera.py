@@ -313,7 +313,7 @@ def test_a_recording_replaces_nothing_of_the_users(tmp_path):
                               capture_output=True, text=True, timeout=60)
     for args, why in ((["--record", "mine.mp4"], "not written by skysky"),
                       (["--csv", "mine.mp4"], "not written by skysky"),
-                      (["--record", "clip.mp4", "--overwrite"], "would replace what is read"),
+                      (["--record", "clip.mp4", "--overwrite"], "would replace"),
                       (["--record", "a.mp4", "--csv", "a.mp4"], "two outputs would be this one file"),
                       (["--record", "clip.mp4/a.mp4"], "cannot write")):
         result = run(*args)

@@ -221,7 +221,7 @@ def test_the_source_is_never_written_to(tmp_path):
     (tmp_path/"link.mp4").symlink_to("in.mp4")
     for args in (["-o", "in.mp4"], ["-o", "link.mp4"], ["--csv", "in.mp4"]):
         run = skysky("video", "in.mp4", *args, cwd=tmp_path)
-        assert run.returncode == 1 and "would replace what is read" in run.stderr
+        assert run.returncode == 1 and "would replace" in run.stderr
     assert (tmp_path/"in.mp4").read_bytes() == data and files(tmp_path) == ["in.mp4", "link.mp4"]
 
 
@@ -441,13 +441,13 @@ def test_subtitles_become_those_of_the_new_file(tmp_path):
 
 
 def test_covers_fonts_and_a_second_video_are_kept_or_said(tmp_path):
-    plain = make(tmp_path/"plain.mkv", range(50), codec_options={"bf": "0"})
+    plain = make(tmp_path/"plain.mkv", range(12), codec_options={"bf": "0"})
     remux(plain, tmp_path/"in.mkv", lambda c: [c.add_attachment("cover.jpg", "image/jpeg", jpeg()),
                                                c.add_attachment("a.ttf", "font/ttf", b"letters")][2:])
 
     def second(container):
         stream = container.add_stream("mpeg4", 25, {"bf": "2"}, width=160, height=90)
-        frames = [av.VideoFrame.from_ndarray(view(i)) for i in range(50)]
+        frames = [av.VideoFrame.from_ndarray(view(i)) for i in range(12)]
         return [p for f in [*frames, None] for p in stream.encode(f)]
 
     remux(plain, tmp_path/"two.mkv", second)
@@ -462,7 +462,7 @@ def test_covers_fonts_and_a_second_video_are_kept_or_said(tmp_path):
             assert [bytes(s.data) for s in c.streams.attachments] == ([] if font in lost else [b"letters"])
         result = painted(tmp_path/"two.mkv", tmp_path/f"two_sky{suffix}")
         assert result.left_out == [two.format(suffix)]*(suffix == ".webm")
-        assert len(stamps(tmp_path/f"two_sky{suffix}", "video")) == 50
+        assert len(stamps(tmp_path/f"two_sky{suffix}", "video")) == 12
         assert streams(tmp_path/f"two_sky{suffix}")[1:] == [("video", "mpeg4")]*(suffix != ".webm")
 
 
