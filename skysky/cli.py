@@ -399,7 +399,9 @@ def _pairs(ctx, param, values: tuple[str, ...]) -> dict[str, str]:
               help="Torch device to train on.")
 def train(config, out, root, overrides, resume, device):
     "Train a model as a config describes it (config/default.yaml, config/reference.yaml)."
+    from skysky.jobs import check_places
     from skysky.train import load_config, train
+    check_places([Path(out).expanduser()/"last.safetensors"])
     train(load_config(config, overrides | ({"root": root} if root else {})), out, resume, device, click.echo)
 
 # %% ../nbs/20_cli.ipynb #00000024

@@ -64,11 +64,11 @@ class LabelledPairs:
                  allow_missing: bool = True,  # whether there may be some
     ):
         self.root, self.pairs, self.names, self.problems = Path(root), pairs, list(pairs), list(problems)
-        if self.problems and not (allow_missing and pairs):
-            kind, what = self.problems[0]
-            more = f" and {len(self.problems) - 1} more" if len(self.problems) > 1 else ""
-            raise SkyError(f"{root}: {kind}: {what}{more}; `skysky data check {root}` lists what there is")
-        if not pairs: raise SkyError(f"no labelled images in {root}")
+        first = ": ".join(self.problems[0]) if self.problems else ""
+        if len(self.problems) > 1: first += f" and {len(self.problems) - 1} more"
+        if first and not allow_missing:
+            raise SkyError(f"{root}: {first}; `skysky data check {root}` lists what there is")
+        if not pairs: raise SkyError(f"no labelled images in {root}{first and ': '}{first}")
 
     def __len__(self): return len(self.names)
     def __repr__(self):
@@ -78,9 +78,10 @@ class LabelledPairs:
                keep: Callable[[str], bool],  # name -> whether it stays
     ) -> "LabelledPairs":
         "The same set with only the images whose name `keep` accepts."
-        new = object.__new__(type(self))
-        new.__dict__.update(self.__dict__)
-        LabelledPairs.__init__(new, self.root, {n: p for n, p in self.pairs.items() if keep(n)}, self.problems)
+        new = copy(self)
+        new.pairs = {n: p for n, p in self.pairs.items() if keep(n)}
+        new.names = list(new.pairs)
+        if not new.names: raise SkyError(f"{self.root}: none of {len(self)} images is left, such as {self.names[0]}")
         return new
 
     def __getitem__(self, i: int) -> Sample:
@@ -97,9 +98,11 @@ class LabelledPairs:
         for value, targ in self.values.items(): table[value] = targ
         targ = table[label]
         if (odd := targ == 2).any():
-            raise LabelError("class range", f"{path}: label value {label[odd][0]}, known are {_ranges(self.values)}")
+            jpeg = path.suffix.lower() in (".jpg", ".jpeg", ".jpe", ".jfif")
+            do = "a JPEG changes values, save labels as PNG" if jpeg else "give it one of them"
+            raise LabelError("class range",
+                             f"{path}: label value {label[odd][0]}, known are {_ranges(self.values)}: {do}")
         return targ
-
 
 # %% ../nbs/11_data.ipynb #00000009
 def _ranges(values: Iterable[int]) -> str:
@@ -201,11 +204,11 @@ def _pair(
     problems: list[tuple[str, str]],  # gets (kind, what) for files that cannot be paired
 ) -> dict[str, tuple[Path, Path]]:
     "An image and a label for each name that both have, and have once."
-    problems += [("missing partner", name) for name in sorted(images.keys() ^ labels.keys())]
+    problems += [("missing partner", f"{name}: no {'label' if name in images else 'image'}")
+                 for name in sorted(images.keys() ^ labels.keys())]
     problems += [("same name", " and ".join(map(str, paths)))
                  for found in (images, labels) for paths in found.values() if len(paths) > 1]
     return {n: (*images[n], *labels[n]) for n in images if n in labels and len(images[n]) == len(labels[n]) == 1}
-
 
 # %% ../nbs/11_data.ipynb #00000012
 class CityscapesSky(LabelledPairs):

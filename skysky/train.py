@@ -605,8 +605,8 @@ def train(
         restore_optimizer(learn.opt, {k: v for k, v in tensors.items() if k[0].isdigit()})
         if config.average: learn.average_weights.raw = raw or None
         learn.epoch_seed.start, smooth = (done, run["batch"]), tensors.get("smooth")
-        at = f"epoch {done}" + (f" and {run['batch']} batches" if run["batch"] else "")
-        say(f"going on after {at} of {config.epochs}" + (f", with another {', '.join(changed)}" if changed else ""))
+        at = f"epoch {done} of {config.epochs}" + (f" and {run['batch']} batches" if run["batch"] else "")
+        say(f"going on after {at}" + (f", with another {', '.join(changed)}" if changed else ""))
     done = len(run["history"])
     if done < config.epochs:
         keep = KeepRun(out, kept, [_set_name(spec) for spec in config.valid], minutes, smooth)
