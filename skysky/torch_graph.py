@@ -43,24 +43,40 @@ def _operators() -> dict[str, Callable]:
     def pool(a, x):
         return F.max_pool2d(_pads(a, x, -torch.inf), a["kernel_shape"], a.get("strides"), _symmetric(a))
 
+    def mean(a, x): return F.avg_pool2d(_pads(a, x), a["kernel_shape"], a.get("strides"), _symmetric(a))
+
+    def pad(a, x, pads, value=None):  # of every axis: all first sides, then all last ones
+        sides = pads.view(2, -1).flip(1).T.flatten().tolist()  # torch: the last axis' two sides first
+        if a.get("mode") == b"edge": return F.pad(x, sides[:4], mode="replicate")
+        return F.pad(x, sides, value=0. if value is None else float(value))
+
+    def cut(a, x, starts, ends, axes, steps):
+        where = [slice(None)]*x.ndim
+        for axis, *part in zip(*(v.tolist() for v in (axes, starts, ends, steps)), strict=True):
+            where[axis] = slice(*part)
+        return x[tuple(where)]
+
     def resize(a, x, roi=None, scales=None, sizes=None):
-        return F.interpolate(x, [int(n) for n in sizes[2:]], mode="bilinear", align_corners=False)
+        corners = a.get("coordinate_transformation_mode") == b"align_corners"
+        return F.interpolate(x, sizes[2:].tolist(), mode="bilinear", align_corners=corners)
+
+    def divide(a, x, y): return x/y if x.is_floating_point() else x.div(y, rounding_mode="trunc")
 
     return {
         "Add": lambda a, x, y: x + y, "Sub": lambda a, x, y: x - y,
-        "Mul": lambda a, x, y: x*y, "Div": lambda a, x, y: x/y,
+        "Mul": lambda a, x, y: x*y, "Div": divide, "Mod": lambda a, x, y: x.remainder(y),
         "MatMul": lambda a, x, y: x.to(y.dtype) @ y,
         "Cast": lambda a, x: x.to(types[a["to"]]),
         "Transpose": lambda a, x: x.permute(a["perm"]),
-        "Conv": conv, "MaxPool": pool, "Resize": resize,
+        "Conv": conv, "MaxPool": pool, "AveragePool": mean, "Pad": pad, "Slice": cut, "Resize": resize,
         "Relu": lambda a, x: F.relu(x), "Sigmoid": lambda a, x: torch.sigmoid(x),
-        "Clip": lambda a, x, lo, hi: x.clamp(float(lo), float(hi)),
-        "BatchNormalization": lambda a, x, w, b, m, v: F.batch_norm(x, m, v, w, b, eps=a["epsilon"]),
-        "ReduceMean": lambda a, x, axes: x.mean(axes.tolist(), keepdim=bool(a.get("keepdims", 1))),
+        "ReduceLogSumExp": lambda a, x, axes: x.float().logsumexp(axes.tolist(), keepdim=bool(a.get("keepdims", 1))),
         "Softmax": lambda a, x: x.float().softmax(a["axis"]),
         "Shape": lambda a, x: torch.tensor(x.shape[a.get("start", 0):a.get("end")]),
+        "Expand": lambda a, x, size: x.expand(torch.broadcast_shapes(x.shape, tuple(size.tolist()))),
+        "Reshape": lambda a, x, size: x.reshape(size.tolist()),
         "Concat": lambda a, *xs: torch.cat(xs, a["axis"]),
-        "Split": lambda a, x, sizes: x.split(sizes.tolist(), a["axis"]),
+        "Split": lambda a, x: x.chunk(a["num_outputs"], a["axis"]),
         "Squeeze": lambda a, x, axes=None: x.squeeze() if axes is None else x.squeeze(tuple(axes.tolist())),
         "Gather": lambda a, x, i: x.select(a.get("axis", 0), int(i))}
 
