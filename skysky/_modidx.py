@@ -503,6 +503,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'skysky.models.SpatialPooling': ('models.html#spatialpooling', 'skysky/models.py'),
                                'skysky.models.SpatialPooling.__init__': ('models.html#spatialpooling.__init__', 'skysky/models.py'),
                                'skysky.models.SpatialPooling.forward': ('models.html#spatialpooling.forward', 'skysky/models.py'),
+                               'skysky.models._file_tensors': ('models.html#_file_tensors', 'skysky/models.py'),
                                'skysky.models._start': ('models.html#_start', 'skysky/models.py'),
                                'skysky.models.enlarge': ('models.html#enlarge', 'skysky/models.py'),
                                'skysky.models.exported_weights': ('models.html#exported_weights', 'skysky/models.py'),

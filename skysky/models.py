@@ -11,7 +11,7 @@ __all__ = ['ARCHS', 'exported_weights', 'fcn_resnet50', 'Conv', 'Bottleneck', 'M
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import onnx
@@ -47,32 +47,43 @@ def exported_weights(
     return state
 
 # %% ../nbs/13_models.ipynb #00000005
+def _file_tensors(
+    path: str,  # of a safetensors or exported file
+    known: Iterable[str],  # what could be given in its place
+) -> dict[str, torch.Tensor]:
+    "The weights in a file."
+    if not Path(path).is_file():
+        raise SkyError(f"no weights {path!r}: give 'none', {', '.join(map(repr, known))}, "
+                       "or a .safetensors or exported .onnx file")
+    try: return (exported_weights if Path(path).suffix == ".onnx" else load_file)(path)
+    except SafetensorError as e: raise SkyError(f"{path} is no safetensors file: {e}") from e
+
+
 def _start(
     model: nn.Module,  # the module whose weights are set
-    weights: str,  # "none", a key of `known`, or the path of a safetensors or exported file
+    weights: str,  # "none", a key of `known`, or files joined by " + ": the mean of their weights
     known: dict[str, WeightsEnum],  # name -> torchvision's weights
     rename: Callable[[dict], dict],  # state dict as it is stored -> the model's keys
 ) -> str:  # one line that says what the weights are
     "Load starting weights into `model`."
     if weights == "none": return "random weights"
+    own, fits = model.state_dict(), []
     if weights in known:
-        try: state, said = known[weights].get_state_dict(progress=True), f"{weights} weights of torchvision"
+        try: states = {f"{weights} weights of torchvision": known[weights].get_state_dict(progress=True)}
         except (OSError, RuntimeError) as e:  # no network; a file whose hash is wrong
             raise SkyError(f"torchvision's {weights} weights could not be fetched ({e}): "
                            "give a local file, or weights='none'") from e
     else:
-        if not Path(weights).is_file():
-            raise SkyError(f"no weights {weights!r}: give 'none', {', '.join(map(repr, known))}, "
-                           "or a .safetensors or exported .onnx file")
-        read = exported_weights if Path(weights).suffix == ".onnx" else load_file
-        try: state, said = read(weights), f"weights of {Path(weights).name}"
-        except SafetensorError as e: raise SkyError(f"{weights} is no safetensors file: {e}") from e
-    own = model.state_dict()
-    state = rename({k.removeprefix("model."): v for k, v in state.items()})  # a checkpoint of ours has that prefix
-    fits = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
-    if len(fits) < len(own)/2: raise SkyError(f"{weights} is of another model: {len(fits)} of {len(own)} tensors match")
-    model.load_state_dict(fits, strict=False)
-    return f"{said} ({len(fits)} of {len(own)} tensors)"
+        files = [os.path.expanduser(path) for path in weights.split(" + ")]
+        states = {f"weights of {Path(path).name}": _file_tensors(path, known) for path in files}
+    for said, state in states.items():
+        state = rename({k.removeprefix("model."): v for k, v in state.items()})  # a checkpoint of ours has that prefix
+        fits.append({k: v.float() for k, v in state.items() if k in own and own[k].shape == v.shape})
+        if len(fits[-1]) < len(own)/2:
+            raise SkyError(f"{said}: of another model, {len(fits[-1])} of {len(own)} tensors match")
+    shared = set.intersection(*map(set, fits))
+    model.load_state_dict({k: torch.stack([f[k] for f in fits]).mean(0) for k in shared}, strict=False)
+    return f"{' and '.join(states)} ({len(shared)} of {len(own)} tensors)"
 
 # %% ../nbs/13_models.ipynb #00000007
 def fcn_resnet50(
@@ -244,7 +255,7 @@ def mosaic_weights(
 
 
 def mosaic(
-    weights: str = "none",  # "none", or a file: the published layers', a checkpoint's or an exported one
+    weights: str = "none",  # "none", or a file: published layers, a checkpoint, an exported one; or several
 ) -> nn.Module:  # N,3,H,W normalised, H and W multiples of 32 -> {"out": N,2,H,W logits}
     "The real-time student, 1.86 million parameters, BatchNorm folded."
     model = Mosaic()

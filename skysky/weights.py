@@ -121,7 +121,7 @@ def check_model_files(
     check_outputs(files, sources, overwrite or ours)
 
 # %% ../nbs/04_weights.ipynb #00000010
-DEFAULT_MODEL = "lraspp_mobilenet_v2"  # small enough to be in the package, fast enough for video
+DEFAULT_MODEL = "mosaic"  # small enough to be in the package, fast enough for video
 
 # %% ../nbs/04_weights.ipynb #00000011
 def model_folders() -> list[Path]:

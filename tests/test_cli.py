@@ -487,7 +487,7 @@ def test_quantize_names_what_it_needs(tmp_path):
     code = """import sys
 sys.modules["nncf"] = None  # as if it were not installed
 from skysky.cli import main
-main(["quantize", "lraspp_mobilenet_v2", "--images", ".", "-o", "m.onnx"], prog_name="skysky")"""
+main(["quantize", "mosaic", "--images", ".", "-o", "m.onnx"], prog_name="skysky")"""
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode == 1 and "pip install '.[train,quantize]'" in run.stderr and "Traceback" not in run.stderr
 

@@ -53,7 +53,7 @@ def test_wheel_carries_model_and_widgets_and_no_torch(copy, tmp_path):
     run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, copy, cwd=tmp_path)
     wheel = zipfile.ZipFile(next(tmp_path.glob("*.whl")))
     names = wheel.namelist()
-    assert "skysky/models/lraspp_mobilenet_v2.onnx" in names and "skysky/models/lraspp_mobilenet_v2.json" in names
+    assert "skysky/models/mosaic.onnx" in names and "skysky/models/mosaic.json" in names
     assert {p.relative_to(ROOT).as_posix() for p in (ROOT / "skysky" / "static").rglob("*.*")} < set(names)
     assert not [n for n in names if n.startswith(("nbs", "tests", "weights"))]
     assert sum(i.file_size for i in wheel.infolist()) < 9e6
