@@ -604,6 +604,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'skysky.segment.Segmenter.describe': ('segment.html#segmenter.describe', 'skysky/segment.py'),
                                 'skysky.segment.Segmenter.each': ('segment.html#segmenter.each', 'skysky/segment.py'),
                                 'skysky.segment.Segmenter.enlarge': ('segment.html#segmenter.enlarge', 'skysky/segment.py'),
+                                'skysky.segment.Segmenter.fit': ('segment.html#segmenter.fit', 'skysky/segment.py'),
                                 'skysky.segment.Segmenter.infer': ('segment.html#segmenter.infer', 'skysky/segment.py'),
                                 'skysky.segment.Segmenter.predict': ('segment.html#segmenter.predict', 'skysky/segment.py'),
                                 'skysky.segment._is_file': ('segment.html#_is_file', 'skysky/segment.py'),

@@ -38,7 +38,7 @@ from skysky.engines import (
 from .images import read_image, write_image, write_mask
 from .limits import Task, Timing, count_flop, interleave, jpeg_bytes, limit_tasks, rendered_photo, side_by_side
 from .scenes import render_scene
-from .segment import Segmenter, fit
+from .segment import Segmenter
 from .video import VideoWriter, segment_video, stage_rates, video_frame, video_segmenter
 from .weights import list_models, model_card, model_path
 
@@ -164,11 +164,11 @@ STAGES = ("decode", "fit", "infer", "enlarge", "encode")
 
 def _stage_tasks(seg: Segmenter, img: np.ndarray, file: Path) -> dict[str, Task]:
     "The stages of one picture."
-    data, fed = jpeg_bytes(img), fit(img, seg.size)
+    data, fed = jpeg_bytes(img), seg.fit(img)
     prob = seg.engine(fed[None])[0]
     sky = SkyMask(seg.enlarge(prob, img), seg.threshold)
     return dict(zip(STAGES, map(Task, (
-        lambda: read_image(data), lambda: fit(img, seg.size), lambda: seg.engine(fed[None]),
+        lambda: read_image(data), lambda: seg.fit(img), lambda: seg.engine(fed[None]),
         lambda: seg.enlarge(prob, img, fed), lambda: write_mask(sky, file))), strict=True))
 
 
@@ -240,11 +240,11 @@ def _linked(photos: list[Path], folder: Path, times: int) -> Path:
 def _alone(seg: Segmenter, photos: list[Path], threads: int, folder: Path) -> dict[str, Task]:
     "Each stage alone over some photos, on all cores; `seg` has one thread, `infer` is its caller's to spread."
     imgs = [read_image(p) for p in photos]
-    fed = [fit(img, seg.size) for img in imgs]
+    fed = [seg.fit(img) for img in imgs]
     probs = [seg.engine(x[None])[0] for x in fed]
     skies = [SkyMask(seg.enlarge(p, img), seg.threshold) for p, img in zip(probs, imgs, strict=True)]
     order = sorted(range(len(imgs)), key=lambda i: -imgs[i].size)  # the largest first, so that all cores end together
-    calls = (lambda i: read_image(photos[i]), lambda i: fit(imgs[i], seg.size), lambda i: seg.engine(fed[i][None]),
+    calls = (lambda i: read_image(photos[i]), lambda i: seg.fit(imgs[i]), lambda i: seg.engine(fed[i][None]),
              lambda i: seg.enlarge(probs[i], imgs[i], fed[i]), lambda i: write_mask(skies[i], folder/f"{i}.png"))
     return {stage: Task(partial(side_by_side, call, order, 1 if stage == "infer" else threads), len(photos))
             for stage, call in zip(STAGES, calls, strict=True)}

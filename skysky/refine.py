@@ -114,7 +114,7 @@ def upsample_guided(
         raise SkyError(f"prob must be h,w and img H,W,3 uint8, not {prob.shape} and {img.shape} {img.dtype}")
     H, W = img.shape[:2]
     if radius < 1: return cv2.resize(prob, (W, H))
-    h, w = min(prob.shape[0], H), min(prob.shape[1], W)
+    h, w = min(prob.shape[0], -(-H//2)), min(prob.shape[1], -(-W//2))  # a window must be wider than an edge is soft
     if prob.shape != (h, w): prob = cv2.resize(prob, (w, h), interpolation=cv2.INTER_AREA)
     if small is None or small.shape[:2] != (h, w): small = shrink(img, h, w)
     edge = _edge(prob, radius)

@@ -148,14 +148,20 @@ class Segmenter:
             if not 0 <= value <= 1: raise SkyError(f"{name} must be a probability in 0..1, not {value}")
         self.engine = open_engine(model_path(model, progress), device, precision, engine, cache_folder()/"compiled")
 
+    def fit(self,
+            img: np.ndarray,  # H,W,3 uint8 RGB
+    ) -> np.ndarray:  # h,w,3 uint8 RGB
+        "The image as the model sees it: at `size`; one with fewer pixels at its own, or at that of the whole view."
+        return fit(img, max(self.whole, min(self.size, max(img.shape[:2]))))
+
     def infer(self,
               img: np.ndarray,  # H,W,3 uint8 RGB
     ) -> np.ndarray:  # h,w float32 in 0..1, see `model_shape`
         "The model's own answer, at the model's size."
-        return self._answers(fit(img, self.size)[None])[0]
+        return self._answers(self.fit(img)[None])[0]
 
     def _answers(self, imgs):  # N,h,w,3 -> N,h,w: one look at all, a second one at each
-        if self.whole >= self.size: return self._look(imgs)
+        if model_shape(*imgs.shape[1:3], self.whole) == imgs.shape[1:3]: return self._look(imgs)
         probs = self._look(np.stack([fit(img, self.whole) for img in imgs]))
         return np.stack([second_look(p, img, self._look) for p, img in zip(probs, imgs, strict=True)])
 
@@ -171,16 +177,15 @@ class Segmenter:
     ) -> np.ndarray:  # H,W float32 in 0..1
         "Probability of sky per pixel of an image, at the image's size, without regions of which the model is unsure."
         prob = drop_unsure(prob, self.threshold, self.sure)
-        if prob.shape == img.shape[:2]: return prob
-        if prob.size >= img[..., 0].size: return cv2.resize(prob, img.shape[1::-1], interpolation=cv2.INTER_AREA)
         if self.refine and prob.max() >= self.threshold: return upsample_guided(prob, img, small=small)
-        return cv2.resize(prob, img.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        way = cv2.INTER_AREA if prob.size > img[..., 0].size else cv2.INTER_LINEAR
+        return cv2.resize(prob, img.shape[1::-1], interpolation=way)
 
     def predict(self,
                 img: np.ndarray,  # H,W,3 uint8 RGB
     ) -> np.ndarray:  # H,W float32 in 0..1
         "Probability of sky per pixel of an image, at the image's size: `infer`, then `enlarge`."
-        small = fit(img, self.size)
+        small = self.fit(img)
         return self.enlarge(self.infer(small), img, small)
 
     def each(self,
@@ -197,7 +202,7 @@ class Segmenter:
         def read(whole):
             if isinstance(whole, Exception): raise whole
             img = read_image(whole)
-            with _of_the_picture(): return img, fit(img, self.size)
+            with _of_the_picture(): return img, self.fit(img)
 
         def answers(imgs):  # of each image: an answer and its seconds, or what its own error is
             start = time.perf_counter()
