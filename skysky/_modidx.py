@@ -292,6 +292,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'skysky.explorer.SkyExplorer._open_model': ('explorer.html#skyexplorer._open_model', 'skysky/explorer.py'),
                                  'skysky.explorer.SkyExplorer._open_sample': ( 'explorer.html#skyexplorer._open_sample',
                                                                                'skysky/explorer.py'),
+                                 'skysky.explorer.SkyExplorer._open_sent': ('explorer.html#skyexplorer._open_sent', 'skysky/explorer.py'),
                                  'skysky.explorer.SkyExplorer._refine': ('explorer.html#skyexplorer._refine', 'skysky/explorer.py'),
                                  'skysky.explorer.SkyExplorer._save': ('explorer.html#skyexplorer._save', 'skysky/explorer.py'),
                                  'skysky.explorer.SkyExplorer._show': ('explorer.html#skyexplorer._show', 'skysky/explorer.py'),

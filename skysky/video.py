@@ -10,7 +10,6 @@ __all__ = ['HDR', 'CONTAINERS', 'VIDEO_OUTPUTS', 'ALPHA_OUTPUTS', 'VIDEO_SIZE', 
 
 # %% ../nbs/06_video.ipynb #00000002
 import csv
-import errno
 import io
 import os
 import re
@@ -1139,7 +1138,7 @@ def csv_table(
             csv.writer(text).writerow(values)
             line = text.getvalue().encode()
             try:
-                if file.write(line) < len(line): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                while line: line = line[file.write(line):]
             except OSError:
                 file.truncate(end)  # half a row is none
                 raise
