@@ -758,6 +758,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'skysky.video.VideoReader._ended_early': ('video.html#videoreader._ended_early', 'skysky/video.py'),
                               'skysky.video.VideoReader._finish': ('video.html#videoreader._finish', 'skysky/video.py'),
                               'skysky.video.VideoReader._frames': ('video.html#videoreader._frames', 'skysky/video.py'),
+                              'skysky.video.VideoReader._refuse': ('video.html#videoreader._refuse', 'skysky/video.py'),
                               'skysky.video.VideoReader._sounds_at': ('video.html#videoreader._sounds_at', 'skysky/video.py'),
                               'skysky.video.VideoReader.close': ('video.html#videoreader.close', 'skysky/video.py'),
                               'skysky.video.VideoReader.left_out': ('video.html#videoreader.left_out', 'skysky/video.py'),

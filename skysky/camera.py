@@ -24,7 +24,7 @@ import numpy as np
 # isort: split
 import av
 
-from .core import SkyError, SkyMask, check_outputs
+from .core import SkyError, SkyMask, check_outputs, limit
 from .images import overlay
 from .refine import TemporalFilter
 from .segment import Segmenter, fit
@@ -83,6 +83,9 @@ def _stream_pictures(
             stream.thread_type = "SLICE"
             for frame in container.decode(stream): yield frame.to_ndarray(format="rgb24")
     except av.error.ExitError as e: raise _Lost(f"nothing came for {patience:g} s") from e
+    except av.error.ArgumentError as e:
+        most = limit("FRAME_PIXELS")/1e6
+        raise _Lost(f"no stream that is read here, or frames of more than {most:g} million px") from e
     except av.FFmpegError as e: raise _Lost(e.strerror) from e
     raise _Lost("the stream has ended")
 

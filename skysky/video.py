@@ -369,11 +369,17 @@ class VideoReader:
             self._listed = len(self._stream.index_entries)
             self._decoded = self._decode()
             self._first = next(self._decoded, None)
-            if self._first is None: raise SkyError(f"{self.path}: damaged: no frame can be decoded; export it again")
+            if self._first is None: self._refuse()
             self._describe()
         except BaseException:
             self.close()
             raise
+
+    def _refuse(self):
+        large = ""
+        if not self._stream.codec_context.width:  # FFmpeg has looked for it, and met none within the limit
+            large = f", or they are more than {limit('FRAME_PIXELS')/1e6:g} million px, see SKYSKY_MAX_FRAME_PIXELS"
+        raise SkyError(f"{self.path}: damaged: no frame can be decoded{large}; export it again")
 
     def _describe(self):
         "Note what the file says of itself."
