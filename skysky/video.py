@@ -199,8 +199,8 @@ def check_frame(
 
 
 def decoder_limits() -> dict[str, str]:
-    "The options that hold FFmpeg's decoders to the limit."
-    return {"max_pixels": f"{limit('FRAME_PIXELS'):.0f}"}
+    "The options that hold FFmpeg's decoders near the limit: they count what fills up blocks of up to 64 px, too."
+    return {"max_pixels": f"{1.25*limit('FRAME_PIXELS') + 64*64:.0f}"}
 
 
 def frames_ahead(

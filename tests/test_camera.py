@@ -440,10 +440,10 @@ def test_a_server_cannot_have_files_of_this_machine_read(tmp_path):
 
 
 def test_frames_of_a_stream_have_the_limit_of_a_videos(monkeypatch):
-    monkeypatch.setenv("SKYSKY_MAX_FRAME_PIXELS", "14399")
     server = Server(Webcam)
-    with pytest.raises(SkyError, match="frames of more than 0.014399 million px"):
-        LiveSource(f"http://127.0.0.1:{server.port}/cam")
+    for most, why in (("14399", "frames of 160×90 px are more than"), ("5000", "frames of more than 0.005 million px")):
+        monkeypatch.setenv("SKYSKY_MAX_FRAME_PIXELS", most)
+        with pytest.raises(SkyError, match=why): LiveSource(f"http://127.0.0.1:{server.port}/cam")
     server.stop()
 
 
