@@ -89,6 +89,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'skysky.camera._file_pictures': ('camera.html#_file_pictures', 'skysky/camera.py'),
                                'skysky.camera._on_disk': ('camera.html#_on_disk', 'skysky/camera.py'),
                                'skysky.camera._recording': ('camera.html#_recording', 'skysky/camera.py'),
+                               'skysky.camera._silent_opencv': ('camera.html#_silent_opencv', 'skysky/camera.py'),
                                'skysky.camera._stream_pictures': ('camera.html#_stream_pictures', 'skysky/camera.py'),
                                'skysky.camera._window': ('camera.html#_window', 'skysky/camera.py'),
                                'skysky.camera.has_display': ('camera.html#has_display', 'skysky/camera.py'),

@@ -46,11 +46,20 @@ class _Lost(Exception):
     "A source that cannot be opened, or gives no more: its text says why."
 
 
+@contextmanager
+def _silent_opencv():
+    "OpenCV prints nothing while the block runs."
+    log = cv2.utils.logging
+    before = log.setLogLevel(log.LOG_LEVEL_SILENT)
+    try: yield
+    finally: log.setLogLevel(before)
+
+
 def _camera_pictures(
     index: int,
 ) -> Iterator[np.ndarray]:  # H,W,3 uint8 RGB
     "The pictures of a camera of this machine."
-    capture = cv2.VideoCapture(index)
+    with _silent_opencv(): capture = cv2.VideoCapture(index)
     try:
         if not capture.isOpened(): raise _Lost("no such camera, or in use by another program")
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)

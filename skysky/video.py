@@ -895,6 +895,7 @@ class VideoWriter:
             more = {"log-level": "error", "pools": str(half_of_threads()), "repeat-headers": "1"}
             if source: more |= _hdr10(source.side_data)
             options["x265-params"] = ":".join(f"{k}={v}" for k, v in more.items())
+        if self._codec.name == "libvpx-vp9" and self._live: options["lag-in-frames"] = "0"  # it holds 25 back otherwise
         if self._codec.name == "libsvtav1":
             options["svtav1-params"] = f"lp={half_of_threads()}"
             os.environ.setdefault("SVT_LOG", "1")  # errors only: it prints a page otherwise

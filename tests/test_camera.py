@@ -192,6 +192,13 @@ def test_a_source_that_is_not_there_is_an_error_at_once(source, why):
     with pytest.raises(SkyError, match=why): LiveSource(source, patience=2)
 
 
+@pytest.mark.skipif(os.path.exists("/dev/video63"), reason="a camera of this number")
+def test_a_camera_that_is_not_there_is_one_line(tmp_path):
+    run = subprocess.run([*SKYSKY, "camera", "63", "--csv", "t.csv"], cwd=tmp_path, env=NO_DISPLAY, capture_output=True,
+                         text=True)
+    assert run.returncode == 1 and run.stderr.startswith("skysky: 63: no such camera") and run.stderr.count("\n") == 1
+
+
 def clip(path):
     with VideoWriter(path) as video:
         for i in range(25): video.write(video_frame(view(i), i, Fraction(1, 25)))
@@ -454,10 +461,12 @@ def test_an_error_keeps_what_was_recorded(tmp_path):
     with av.open(str(tmp_path/"out.mp4")) as c: assert sum(1 for _ in c.decode(video=0)) == 10
 
 
+@pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_a_long_run_stays_small_and_takes_the_source_up_again(tmp_path):
     seconds, used = float(os.environ.get("SKYSKY_SOAK", 12)), []
     server = Server(Street)
-    command = [*SKYSKY, "camera", f"http://127.0.0.1:{server.port}/cam", "--csv", "out.csv", "--seconds", str(seconds)]
+    command = [*SKYSKY, "camera", f"http://127.0.0.1:{server.port}/cam", "--csv", "out.csv"]
+    def rows(): return (tmp_path/"out.csv").read_bytes().count(b"\n")
     run = subprocess.Popen(command, cwd=tmp_path, env=NO_DISPLAY, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                            text=True)
     try:
@@ -468,7 +477,9 @@ def test_a_long_run_stays_small_and_takes_the_source_up_again(tmp_path):
             if i in (1, 3, 5, 7, 9):
                 server.stop()
                 time.sleep(.2)
-                server = Server(Street, server.port)
+                server, before = Server(Street, server.port), rows()
+                wait_until(lambda before=before: rows() > before + 3)
+        run.send_signal(signal.SIGINT)
         out, error = run.communicate(timeout=300 + seconds)
     finally:
         run.kill()
