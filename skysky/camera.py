@@ -24,22 +24,42 @@ import numpy as np
 # isort: split
 import av
 
-from .core import SkyError, SkyMask, check_outputs
+from .core import SkyError, SkyMask, check_outputs, limit
 from .images import overlay
 from .refine import TemporalFilter
 from .segment import Segmenter, fit
-from .video import VIDEO_SIZE, VideoReader, VideoWriter, csv_table, sky_row, video_frame
+from skysky.video import (
+    CONTAINERS,
+    VIDEO_SIZE,
+    VideoReader,
+    VideoWriter,
+    check_frame,
+    csv_table,
+    decoder_limits,
+    sky_row,
+    video_frame,
+    without_secrets,
+)
 
 # %% ../nbs/07_camera.ipynb #00000005
 class _Lost(Exception):
     "A source that cannot be opened, or gives no more: its text says why."
 
 
+@contextmanager
+def _silent_opencv():
+    "OpenCV prints nothing while the block runs."
+    log = cv2.utils.logging
+    before = log.setLogLevel(log.LOG_LEVEL_SILENT)
+    try: yield
+    finally: log.setLogLevel(before)
+
+
 def _camera_pictures(
     index: int,
 ) -> Iterator[np.ndarray]:  # H,W,3 uint8 RGB
     "The pictures of a camera of this machine."
-    capture = cv2.VideoCapture(index)
+    with _silent_opencv(): capture = cv2.VideoCapture(index)
     try:
         if not capture.isOpened(): raise _Lost("no such camera, or in use by another program")
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
@@ -50,20 +70,31 @@ def _camera_pictures(
     finally: capture.release()
 
 # %% ../nbs/07_camera.ipynb #00000007
+_STREAMS = f"{CONTAINERS},applehttp,dash,hls,mpjpeg,rtp,rtsp"
+_NETWORK = "crypto,data,http,httpproxy,https,rtmp,rtmps,rtmpt,rtp,rtsp,srt,srtp,tcp,tls,udp"  # protocols; no files
+
+
 def _stream_pictures(
     address: str,
     patience: float,  # s: how long opening, or one read, may take
 ) -> Iterator[np.ndarray]:  # H,W,3 uint8 RGB
     "The pictures of a stream."
     options = {"fflags": "nobuffer", "analyzeduration": "1000000"}  # one second of a stream is enough to know it
+    options |= {"protocol_whitelist": _NETWORK, "format_whitelist": _STREAMS} | decoder_limits()
     if address.lower().startswith("rtsp"): options["rtsp_transport"] = "tcp"
     try:
         with av.open(address, options=options, timeout=patience) as container:
             if not container.streams.video: raise _Lost("there are no pictures in the stream")
             stream = container.streams.video[0]
+            if stream.codec_context is None: raise _Lost("the codec of its pictures is unknown here")
+            check_frame(without_secrets(address), stream.codec_context.width, stream.codec_context.height)
+            stream.codec_context.options = decoder_limits()
             stream.thread_type = "SLICE"
             for frame in container.decode(stream): yield frame.to_ndarray(format="rgb24")
     except av.error.ExitError as e: raise _Lost(f"nothing came for {patience:g} s") from e
+    except av.error.ArgumentError as e:
+        most = limit("FRAME_PIXELS")/1e6
+        raise _Lost(f"no stream that is read here, or frames of more than {most:g} million px") from e
     except av.FFmpegError as e: raise _Lost(e.strerror) from e
     raise _Lost("the stream has ended")
 
@@ -103,7 +134,8 @@ class LiveSource:
                  longest_pause: float = 8,  # s between two attempts to take a source up again, at most
     ):
         "Open the source and wait for its first picture. Raises `SkyError` when there is none."
-        self.name, self._patience, self._longest_pause = str(source), patience, longest_pause
+        self.name, self._source = without_secrets(source), str(source)  # what is shown; what is opened
+        self._patience, self._longest_pause = patience, longest_pause
         self._newest = self._error = None
         self._over, self._changed, self.opened = threading.Event(), threading.Condition(), time.monotonic()
         self._thread = threading.Thread(target=self._run, name=f"reader of {self.name}", daemon=True)
@@ -118,9 +150,9 @@ class LiveSource:
             raise self._error
 
     def _pictures(self):
-        if self.name.isdecimal(): return _camera_pictures(int(self.name))
-        if re.match(r"[a-z]+://", self.name, re.I): return _stream_pictures(self.name, self._patience)
-        return _file_pictures(self.name, self._over)
+        if self._source.isdecimal(): return _camera_pictures(int(self._source))
+        if re.match(r"[a-z]+://", self._source, re.I): return _stream_pictures(self._source, self._patience)
+        return _file_pictures(self._source, self._over)
 
     def _keep(self, img):
         now = time.monotonic()
@@ -216,13 +248,15 @@ def segment_live(
 # %% ../nbs/07_camera.ipynb #00000015
 @contextmanager
 def stop_on_signal() -> Iterator[threading.Event]:
-    "An event that Ctrl-C or a request to terminate sets, while the block runs."
+    "An event that Ctrl-C, a request to terminate or a terminal that is closed sets, while the block runs."
     stop, before = threading.Event(), {}
     in_main = threading.current_thread() is threading.main_thread()  # Python gives signals to no other
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN: numbers.append(signal.SIGHUP)
     def note(number, frame):
         stop.set()
         signal.signal(number, before[number])
-    for number in (signal.SIGINT, signal.SIGTERM)*in_main: before[number] = signal.signal(number, note)
+    for number in numbers*in_main: before[number] = signal.signal(number, note)
     try: yield stop
     finally:
         for number, handler in before.items(): signal.signal(number, handler)

@@ -21,7 +21,7 @@ from fastcore.basics import patch
 from PIL import ImageColor
 
 import skysky
-from .core import SkyError, SkyMask, check_outputs
+from .core import LIMITS, Limit, SkyError, SkyMask, check_outputs, limit
 from .images import OUTPUTS, SKY_COLOR, overlay, read_image, write_image
 from .refine import drop_unsure, upsample_guided
 from .segment import Segmenter, fit
@@ -123,17 +123,21 @@ def _is_plain(seg, answer, img, radius) -> bool:
             or drop_unsure(answer, seg.threshold, seg.sure).max() < seg.threshold)
 
 # %% ../nbs/07a_explorer.ipynb #00000016
+LIMITS.update(UPLOAD_BYTES=Limit(1e9, "bytes", "a picture that a page sends to the explorer; the transfer ends there"))
+
+
 class _Picture(AnyWidget):
     "A JPEG that takes another picture in its place."
     _esm = _STATIC/"picture.js"
     _css = _STATIC/"widgets.css"
     value = traitlets.Bytes().tag(sync=True)
     alt = traitlets.Unicode().tag(sync=True)  # what a screen reader says
+    limit = traitlets.Float().tag(sync=True)  # bytes of a file that is sent
 
     def __init__(self,
-                 on_file: Callable,  # called with the bytes and the name of a file
+                 on_file: Callable,  # called with the bytes and the name of a file; with None for one that is too large
     ):
-        super().__init__()
+        super().__init__(limit=limit("UPLOAD_BYTES"))
         self._on_file, self._parts, self._upload = on_file, [], None
         self.on_msg(self._receive)
 
@@ -141,9 +145,10 @@ class _Picture(AnyWidget):
         upload = content.get("upload"), content["name"]
         if content["first"]: self._parts, self._upload = [], upload
         if upload != self._upload: return  # of one that another has overtaken
-        self._parts.append(bytes(buffers[0]))
-        if content["last"]:
-            data, self._parts, self._upload = b"".join(self._parts), [], None
+        self._parts += map(bytes, buffers)
+        large = max(content.get("size", 0), sum(map(len, self._parts))) > limit("UPLOAD_BYTES")
+        if large or content["last"]:
+            data, self._parts, self._upload = None if large else b"".join(self._parts), [], None
             self._on_file(data, content["name"])
 
 # %% ../nbs/07a_explorer.ipynb #00000019
@@ -183,7 +188,7 @@ def _labelled(kind, label, **kwargs):
 @patch
 def _build(self: SkyExplorer, model):
     models = dict.fromkeys([model, *(c.name for c in list_models() if c.present or c.address)])
-    self.picture = _Picture(lambda data, name: self._guard(lambda: self._open(data, Path(name).stem, repr(name))))
+    self.picture = _Picture(lambda data, name: self._guard(lambda: self._open_sent(data, name)))
     self.sample = _labelled(W.Dropdown, "Sample", options=list(SAMPLES))
     self.path = _labelled(W.Text, "Or a file", placeholder="path for the kernel", continuous_update=False)
     self.model = _labelled(W.Dropdown, "Model", options=list(models), value=model)
@@ -259,6 +264,18 @@ def _open(self: SkyExplorer,
     self._img, self._name, self._source, self._kept = img, name, code, None
     self._given, self._clear = source, None
     self._refine()
+
+
+@patch
+def _open_sent(self: SkyExplorer,
+               data: bytes | None,  # None: the file is too large
+               name: str,  # of the file
+):
+    "Take a picture that the page sends."
+    if data is None:
+        raise SkyError(f"{name}: more than {limit('UPLOAD_BYTES')/1e6:g} MB; scale the picture down, or permit more by "
+                       "SKYSKY_MAX_UPLOAD_BYTES")
+    self._open(data, Path(name).stem, repr(name))
 
 # %% ../nbs/07a_explorer.ipynb #00000025
 @patch

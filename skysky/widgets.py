@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from fastcore.basics import patch
 
-from .core import SkyError, SkyMask
+from .core import LIMITS, Limit, SkyError, SkyMask, limit
 from .explorer import _STATIC, SAMPLES, SkyExplorer, _hex, _jpeg, _reduce  # noqa: F401
 from .images import SKY_COLOR, read_image
 from .refine import drop_unsure
@@ -99,11 +99,18 @@ def _receive(self: SkyCamera, _, content: dict, buffers: list):
         self._acked.set()
 
 # %% ../nbs/08_widgets.ipynb #0000000f
+LIMITS.update(
+    PAGE_PIXELS=Limit(4e6, "px", "a frame of a page's camera; refused before it is decoded"),
+    PAGE_BYTES=Limit(10e6, "bytes", "the file of a frame of a page's camera; refused before it is read"))
+
+
 @patch
 def _answer(self: SkyCamera, content, jpeg):
     "Answer a frame with its mask, or with what is wrong with it."
     to = {"kind": "mask", "session": content["session"], "id": content["id"]}
-    try: told, prob = self._segment(read_image(jpeg))
+    try:
+        if len(jpeg) > limit("PAGE_BYTES"): raise SkyError(f"a frame of {len(jpeg)/1e6:.0f} MB; send a smaller one")
+        told, prob = self._segment(read_image(jpeg, int(limit("PAGE_PIXELS"))))
     except Exception as e: self.send(to | {"error": _line(e)})  # no cell would show it
     else: self.send(to | told, [_deflate(prob)])
 

@@ -676,9 +676,13 @@ def test_voila(playwright, clip, tmp_path):
     "`skysky live`, at the address that it prints."
     port = free_port()
     command = ["-c", "from skysky.cli import main; main()", "live", "--no-browser", f"--port={port}"]
-    with server(command, f"http://127.0.0.1:{port}", tmp_path), chromium(playwright, *fake_camera(clip)) as page:
+    with (server(command, f"http://127.0.0.1:{port}", tmp_path) as process,
+          chromium(playwright, *fake_camera(clip)) as page):
         page.goto(f"http://127.0.0.1:{port}")
         assert "/login" in page.url, "the page is open to whoever comes"
+        for file in ("images/camera.jpg", "../nbs/images/camera.jpg", "52_live_camera.ipynb"):
+            reply = page.request.get(f"http://127.0.0.1:{port}/voila/files/{file}", max_redirects=0)
+            assert reply.status != 200, f"{file} is given to whoever comes"
         address = next(line for line in (tmp_path/"log").read_text().splitlines() if "?token=" in line)
         page.goto(address)
         page.wait_for_selector(CAMERA)
@@ -695,6 +699,15 @@ def test_voila(playwright, clip, tmp_path):
         page.screenshot(path=OUT/"voila.png", full_page=True)
         button(page, "Stop").click()
         assert not light_is_on(page)
+        [kernel] = kernels(process)
+        page.close(run_before_unload=False)
+        page.context.browser.close()  # without a word to the server
+        wait(lambda: not kernel.is_running(), 300, "the kernel of a closed page lives")
+
+
+def kernels(process):
+    "The processes of a server's kernels."
+    return [p for p in psutil.Process(process.pid).children(recursive=True) if "ipykernel" in " ".join(p.cmdline())]
 
 
 def write_pictures(folder, clip):

@@ -24,7 +24,7 @@ INTERRUPTIBLE = "import signal; signal.signal(signal.SIGINT, signal.default_int_
 
 
 def skysky(*args, cwd):
-    return subprocess.run([*SKYSKY, *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=120)
+    return subprocess.run([*SKYSKY, *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=600)
 
 
 def view(i, width=160, height=90):
@@ -213,7 +213,83 @@ def test_damage_in_the_middle(tmp_path):
     data[start:start + 300] = bytes(300)
     (tmp_path/"in.mp4").write_bytes(data)
     with VideoReader(tmp_path/"in.mp4") as reader: frames = list(reader)
-    assert len(frames) > 40
+    assert len(frames) > 40 and reader.broken
+
+
+@pytest.mark.parametrize("suffix, codec", [(".mp4", "libx264"), (".mkv", "libx264"), (".avi", "mpeg4"),
+                                           (".mpg", "mpeg2video")])
+def test_frames_that_the_decoder_patches_up_are_said(tmp_path, suffix, codec):
+    "Without a frame missing: half of a picture is overwritten, and the decoder fills it from the one before."
+    path = make(tmp_path/f"in{suffix}", range(30), size=(320, 180), codec=codec)
+    with VideoReader(path) as reader: assert (len(list(reader)), reader.broken) == (30, "")
+    with av.open(str(path)) as c: picture = sorted((bytes(p) for p in c.demux(video=0)), key=len)[-2]
+    data, n = path.read_bytes(), len(picture)
+    at = data.index(picture[n//2:n//2 + 16]) if suffix != ".mpg" else data.index(picture[200:216])
+    half = bytes(np.random.default_rng(0).integers(1, 255, min(n//4, 500), np.uint8))
+    path.write_bytes(data[:at] + half + data[at + len(half):])
+    run = skysky("video", path.name, "-q", "--csv-only", cwd=tmp_path)
+    assert run.returncode == 3 and run.stderr.startswith(f"skysky: {path.name}: damaged or cut off; ")
+    assert run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("codec, options", [("libx264", {}), ("libx264", {"x264-params": "open-gop=1:bframes=3"}),
+                                            ("libx264", {"x264-params": "intra-refresh=1"}),
+                                            ("mpeg2video", {"bf": "2"})])
+def test_a_recording_that_begins_in_the_middle_is_not_damaged(tmp_path, codec, options):
+    data = make(tmp_path/"whole.ts", range(60), codec=codec, codec_options=options).read_bytes()
+    for start in range(188*10, 188*80, 188*12):
+        (tmp_path/"in.ts").write_bytes(data[start:])
+        with VideoReader(tmp_path/"in.ts") as reader: assert len(list(reader)) > 10 and reader.broken == "", start
+
+
+def test_a_playlist_reads_no_other_file(tmp_path):
+    video = make(tmp_path/"own.ts", range(25))
+    for name, text in (("a.m3u8", f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1,\n{video}\n#EXT-X-ENDLIST\n"),
+                       ("a.ffconcat", "ffconcat version 1.0\nfile own.ts\n"),
+                       ("a.sdp", "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nt=0 0\nm=video 9 RTP/AVP 33\n"),
+                       ("a.mpd", f"<MPD><Period><BaseURL>{video}</BaseURL></Period></MPD>")):
+        for file in (tmp_path/name, tmp_path/"a.mp4", tmp_path/"a.ts"):
+            file.write_text(text)
+            with pytest.raises(SkyError, match="no video, or damaged"): VideoReader(file)
+    for i in range(3): Image.fromarray(view(i)).save(tmp_path/f"{i}.png")
+    (tmp_path/"%d.png").write_bytes((tmp_path/"0.png").read_bytes())
+    with pytest.raises(SkyError, match="no video, or damaged"): VideoReader(tmp_path/"%d.png")
+
+
+def test_large_frames_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
+    monkeypatch.setenv("SKYSKY_MAX_FRAME_PIXELS", "14399")
+    why = r"frames of 160×90 px are more than 0.014399 million; scale .* SKYSKY_MAX_FRAME_PIXELS"
+    views = [Image.fromarray(view(i)) for i in range(3)]
+    views[0].save(tmp_path/"in.webp", save_all=True, append_images=views[1:])
+    for name in ("in.mp4", "in.ts", "in.flv", "in.webp"):
+        if name != "in.webp": make(tmp_path/name, range(25))
+        with pytest.raises(SkyError, match=why): VideoReader(tmp_path/name)
+    monkeypatch.setenv("SKYSKY_MAX_FRAME_PIXELS", "5000")
+    for name, codec in (("in.webm", "libvpx-vp9"), ("in.gif", "gif"), ("in.mjpeg", "mjpeg")):  # it is in the frames
+        make(tmp_path/name, range(3), codec=codec, pixels={"gif": "rgb8", "mjpeg": "yuvj420p"}.get(codec, "yuv420p"))
+        with pytest.raises(SkyError, match="no frame can be decoded, or they are more than 0.005 million px"):
+            VideoReader(tmp_path/name)
+    monkeypatch.setenv("SKYSKY_MAX_FRAME_PIXELS", "14400")
+    with VideoReader(tmp_path/"in.mp4") as reader: assert len(list(reader)) == 25
+    small, large = (make(tmp_path/f"{w}.ts", range(12), size=(w, 90)).read_bytes() for w in (160, 640))
+    (tmp_path/"grows.ts").write_bytes(small + large)
+    with VideoReader(tmp_path/"grows.ts") as reader: assert 5 < len(list(reader)) <= 12 and reader.broken
+
+
+def test_sound_of_an_unknown_codec_is_left_out_and_said(tmp_path):
+    data = make(tmp_path/"in.mkv", range(12), sound="aac").read_bytes()
+    (tmp_path/"in.mkv").write_bytes(data.replace(b"A_AAC", b"A_XYZ"))
+    for suffix in (".mp4", ".mov", ".webm"):
+        result = painted(tmp_path/"in.mkv", tmp_path/f"out{suffix}")
+        assert (result.frames, result.left_out) == (12, [f"sound left out: {suffix} holds no audio of this kind"])
+
+
+def test_an_address_is_named_as_it_was_given(tmp_path):
+    for address, shown in (("http://127.0.0.1:9/a/b.mp4",)*2, ("https://me:secret@x.org/a.mp4", "https://***@x.org/a.mp4")):
+        run = skysky("video", address, cwd=tmp_path)
+        assert (run.returncode, run.stderr) == (1, f"skysky: {shown}: an address; download the video, or watch it: "
+                                                   "skysky camera ADDRESS\n")
+    assert files(tmp_path) == []
 
 
 def test_the_source_is_never_written_to(tmp_path):
@@ -232,11 +308,11 @@ def test_an_interrupt_leaves_the_earlier_file_and_nothing_else(tmp_path):
     command = [sys.executable, "-c", INTERRUPTIBLE + SKYSKY[2], "video", "in.mp4", "--csv", "x.csv"]
     run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        end = time.monotonic() + 60
-        while not list(tmp_path.glob(".in_sky-*")) and time.monotonic() < end: time.sleep(.05)
+        end = time.monotonic() + 300
+        while not list(tmp_path.glob(".skysky-*/*.mp4")) and time.monotonic() < end: time.sleep(.05)
         time.sleep(1)
         run.send_signal(signal.SIGINT)
-        _, error = run.communicate(timeout=60)
+        _, error = run.communicate(timeout=300)
     finally: run.kill()
     assert (run.returncode, error.splitlines()[-1]) == (130, "skysky: interrupted; what is written is whole")
     assert files(tmp_path) == ["in.mp4", "in_sky.mp4"] and (tmp_path/"in_sky.mp4").read_text().startswith("earlier")
@@ -561,7 +637,7 @@ def test_the_output_lies_beside_its_source_and_home_is_known(tmp_path):
     env = {**os.environ, "HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
     def run(*args):
         command = [*SKYSKY, "video", "~/clips/in.mp4", *args]
-        return subprocess.run(command, cwd=tmp_path/"elsewhere", env=env, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, cwd=tmp_path/"elsewhere", env=env, capture_output=True, text=True, timeout=600)
     assert run().returncode == run("--csv-only").returncode == run("-o", "~/a.mkv", "--csv", "~/a.csv").returncode == 0
     assert files(tmp_path/"clips") == ["in.mp4", "in_sky.csv", "in_sky.mp4"]
     assert files(tmp_path/"elsewhere") == [] and {"a.mkv", "a.csv"} < set(files(tmp_path))

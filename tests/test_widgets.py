@@ -1,7 +1,10 @@
 "What the widgets' notebooks cannot show: what happens without their packages, and the app that has no notebook."
+import stat
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import pytest
 from click.testing import CliRunner
@@ -30,9 +33,17 @@ def test_live_opens_the_demo_on_loopback_with_a_token(monkeypatch):
     [(app, [notebook, *options])] = started
     assert Path(notebook) == ROOT/"nbs"/"52_live_camera.ipynb" and options == ["--token", "--port=9999"]
     assert app.ip.default_value == "localhost"
-    monkeypatch.setattr(Voila, "display_url", "http://localhost:9999/?token=abc")
-    app().launch_browser()
-    assert opened == ["http://localhost:9999/?token=abc"]
+    monkeypatch.setattr(Voila, "display_url", "http://localhost:9999/?token=abc&x")
+    monkeypatch.setattr(Voila, "stop", lambda self: None)
+    live = app()
+    live.launch_browser()
+    [address] = opened
+    door = Path(url2pathname(urlsplit(address).path))
+    assert address.startswith("file:") and "abc" not in address, "arguments of a browser can be read by every user"
+    assert "url=http://localhost:9999/?token=abc&amp;x" in door.read_text()
+    assert sys.platform == "win32" or stat.S_IMODE(door.stat().st_mode) == 0o600
+    live.stop()
+    assert not door.exists()
 
 
 def test_live_without_voila_or_notebooks_is_one_line(monkeypatch, tmp_path):

@@ -19,12 +19,14 @@ function render({ model, el }) {
 
   let newest; // upload: one that begins while another is under way takes its place
   const send = async (picture) => {
-    const ranges = parts(picture.size);
+    const large = picture.size > model.get("limit"); // then nothing but its size is sent, and the kernel says what to do
+    const ranges = large ? [[0, 0]] : parts(picture.size);
     const upload = (newest = Math.random().toString(36).slice(2));
     for (const [i, [start, end]] of ranges.entries()) {
       const buffer = await picture.slice(start, end).arrayBuffer();
       if (upload !== newest) return;
-      const part = { kind: "part", name: picture.name, upload, first: i === 0, last: i === ranges.length - 1 };
+      const { name, size } = picture;
+      const part = { kind: "part", name, size, upload, first: i === 0, last: i === ranges.length - 1 };
       model.send(part, undefined, [buffer]);
     }
   };
