@@ -67,8 +67,8 @@ def _read(data: memoryview) -> ModelFile:
     if not graphs: raise ValueError("it has no graph")
     nodes, dense, sparse = _parts(graphs, 1), _parts(graphs, 5), _parts(graphs, 15)
     attributes = _parts(nodes, 5)
-    inside = [t for n in (22, 23) for t in _parts(attributes, n)] + sparse
-    tensors = dense + [t for n in (5, 10) for t in _parts(attributes, n)] + [t for n in (1, 2) for t in _parts(inside, n)]
+    def all_of(messages, *numbers): return [part for n in numbers for part in _parts(messages, n)]
+    tensors = dense + all_of(attributes, 5, 10) + all_of(sparse + all_of(attributes, 22, 23), 1, 2)
     external = {_text(v) for entry in _parts(tensors, 13) for k in _parts([entry], 1) if _text(k) == "location"
                 for v in _parts([entry], 2)}
     constants, inputs = {_text(n) for n in _parts(dense, 8)}, []
