@@ -25,7 +25,18 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator
 
 from . import __version__
-from .core import CLASSES, IGNORE_INDEX, MARK, SKY, SkyError, atomic_write, check_outputs
+from skysky.core import (
+    CLASSES,
+    IGNORE_INDEX,
+    MARK,
+    SKY,
+    SkyError,
+    atomic_write,
+    check_outputs,
+    csv_cell,
+    is_out_of_memory,
+    printable,
+)
 from skysky.metrics import (
     FALSE_ALARM,
     Counts,
@@ -57,6 +68,9 @@ _NAMES["boundary_f1"] = "boundary F1"
 # %% ../nbs/17_evaluate.ipynb #00000006
 def _row(index, name, pred, targ, ms):
     "The row of one image: what it is, its counts, its scores, its time."
+    low, high = pred.prob.min(), pred.prob.max()
+    if not (low >= 0 and high <= 1):  # also where they are nan
+        raise SkyError(f"{name}: the pipeline answers {low:g} to {high:g}, which is no probability")
     mask = pred.mask()
     c = Counts.of(mask, targ)
     (h, w), judged = targ.shape, sum(c)
@@ -215,8 +229,9 @@ def evaluate(
             hist.add(pred.prob, targ)
             rows.append(row)
             threshold = pred.threshold
-        except (SkyError, OSError) as e:
-            errors.append((_name(dataset, i), str(e)))
+        except Exception as e:
+            if not isinstance(e, (SkyError, OSError)) and not is_out_of_memory(e): raise
+            errors.append((printable(_name(dataset, i)), printable(e) or "not enough memory"))
             if on_error: on_error(*errors[-1])
     if not rows: raise SkyError(f"none of {len(dataset)} images could be evaluated; {errors[0][0]}: {errors[0][1]}")
     if not (hist.sky + hist.other).any():
@@ -459,7 +474,7 @@ def save(self: EvaluationReport,
         writer = csv.DictWriter(f, [*self.rows[0], MARK])
         writer.writeheader()
         for row in self.rows:
-            cells = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
+            cells = {k: f"{v:.6g}" if isinstance(v, float) else csv_cell(v) for k, v in row.items()}
             writer.writerow(cells | {MARK: __version__})
     plots = dict(violins=plot_violins, accuracy_and_time=plot_distributions, precision_recall=plot_curve,
                  calibration=plot_calibration)

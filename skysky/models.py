@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['ARCHS', 'exported_weights', 'fcn_resnet50', 'Conv', 'Bottleneck', 'MosaicBackbone', 'enlarge', 'window_means',
-           'SpatialPooling', 'HybridDecoder', 'Mosaic', 'mosaic_weights', 'mosaic', 'save_checkpoint',
+           'SpatialPooling', 'HybridDecoder', 'Mosaic', 'mosaic_weights', 'mosaic', 'save_checkpoint', 'sensible',
            'read_checkpoint', 'load_checkpoint']
 
 # %% ../nbs/13_models.ipynb #00000002
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -29,6 +30,8 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.segmentation.fcn import FCN, FCNHead
 
 from .core import CLASSES, IMAGENET_MEAN, IMAGENET_STD, SkyError, atomic_write
+from .model_file import file_sha256
+from .weights import fetch, may_fetch
 
 # %% ../nbs/13_models.ipynb #d0000003
 def exported_weights(
@@ -47,43 +50,42 @@ def exported_weights(
     return state
 
 # %% ../nbs/13_models.ipynb #00000005
-def _file_tensors(
-    path: str,  # of a safetensors or exported file
-    known: Iterable[str],  # what could be given in its place
-) -> dict[str, torch.Tensor]:
-    "The weights in a file."
-    if not Path(path).is_file():
-        raise SkyError(f"no weights {path!r}: give 'none', {', '.join(map(repr, known))}, "
-                       "or a .safetensors or exported .onnx file")
-    try: return (exported_weights if Path(path).suffix == ".onnx" else load_file)(path)
-    except SafetensorError as e: raise SkyError(f"{path} is no safetensors file: {e}") from e
+def _torchvision(weights: WeightsEnum) -> dict[str, torch.Tensor]:
+    "torchvision's weights, verified; fetched to where torch keeps its own when they are not there."
+    path = Path(torch.hub.get_dir())/"checkpoints"/weights.url.rsplit("/", 1)[1]
+    digest, by_hand = path.stem.rsplit("-", 1)[1], f"copy {path.name} into {path.parent}, or give weights='none'"
+    if not path.is_file() or not file_sha256(path).startswith(digest):
+        if not may_fetch(): raise SkyError(f"{path}: missing, or not torchvision's; {by_hand}, or unset SKYSKY_OFFLINE")
+        fetch(weights.url, path, digest, path.name, by_hand)
+    return torch.load(path, "cpu", weights_only=True)
 
 
 def _start(
     model: nn.Module,  # the module whose weights are set
-    weights: str,  # "none", a key of `known`, or files joined by " + ": the mean of their weights
+    weights: str,  # "none", a key of `known`, or the path of a safetensors or exported file
     known: dict[str, WeightsEnum],  # name -> torchvision's weights
     rename: Callable[[dict], dict],  # state dict as it is stored -> the model's keys
 ) -> str:  # one line that says what the weights are
     "Load starting weights into `model`."
     if weights == "none": return "random weights"
-    own, fits = model.state_dict(), []
     if weights in known:
-        try: states = {f"{weights} weights of torchvision": known[weights].get_state_dict(progress=True)}
-        except (OSError, RuntimeError) as e:  # no network; a file whose hash is wrong
-            raise SkyError(f"torchvision's {weights} weights could not be fetched ({e}): "
-                           "give a local file, or weights='none'") from e
+        read, said = _torchvision, f"{weights} weights of torchvision"
     else:
-        files = [os.path.expanduser(path) for path in weights.split(" + ")]
-        states = {f"weights of {Path(path).name}": _file_tensors(path, known) for path in files}
-    for said, state in states.items():
+        if not os.path.isfile(weights):
+            raise SkyError(f"no weights {weights!r}: give 'none', {', '.join(map(repr, known))}, "
+                           "or a .safetensors or exported .onnx file")
+        read = exported_weights if Path(weights).suffix == ".onnx" else load_file
+        said = f"weights of {Path(weights).name}"
+    own = model.state_dict()
+    try:
+        state = read(known.get(weights, weights))
         state = rename({k.removeprefix("model."): v for k, v in state.items()})  # a checkpoint of ours has that prefix
-        fits.append({k: v.float() for k, v in state.items() if k in own and own[k].shape == v.shape})
-        if len(fits[-1]) < len(own)/2:
-            raise SkyError(f"{said}: of another model, {len(fits[-1])} of {len(own)} tensors match")
-    shared = set.intersection(*map(set, fits))
-    model.load_state_dict({k: torch.stack([f[k] for f in fits]).mean(0) for k in shared}, strict=False)
-    return f"{' and '.join(states)} ({len(shared)} of {len(own)} tensors)"
+    except SkyError: raise
+    except Exception as e: raise SkyError(f"{weights} holds no weights that can be read: {e}") from e
+    fits = {k: v for k, v in state.items() if k in own and own[k].shape == getattr(v, "shape", None)}
+    if len(fits) < len(own)/2: raise SkyError(f"{weights} is of another model: {len(fits)} of {len(own)} tensors match")
+    model.load_state_dict(fits, strict=False)
+    return f"{said} ({len(fits)} of {len(own)} tensors)"
 
 # %% ../nbs/13_models.ipynb #00000007
 def fcn_resnet50(
@@ -255,7 +257,7 @@ def mosaic_weights(
 
 
 def mosaic(
-    weights: str = "none",  # "none", or a file: published layers, a checkpoint, an exported one; or several
+    weights: str = "none",  # "none", or a file: the published layers', a checkpoint's or an exported one
 ) -> nn.Module:  # N,3,H,W normalised, H and W multiples of 32 -> {"out": N,2,H,W logits}
     "The real-time student, 1.86 million parameters, BatchNorm folded."
     model = Mosaic()
@@ -279,17 +281,28 @@ def save_checkpoint(
     with atomic_write(path) as tmp: save_file(tensors, tmp, metadata={"config": json.dumps(config)})
 
 # %% ../nbs/13_models.ipynb #00000014
+@contextmanager
+def sensible(path: str | os.PathLike):  # of the checkpoint
+    "Turn into one line what it leads to when a checkpoint's config or record holds something else than ours do."
+    try: yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as e:
+        why = " ".join(str(e).split())[:200]
+        raise SkyError(f"{path} is no checkpoint that can be used: its config is damaged or of another version "
+                       f"({type(e).__name__}: {why})") from e
+
+
 def read_checkpoint(
     path: str | os.PathLike,  # .safetensors written by `save_checkpoint`
 ) -> tuple[dict, dict, dict]:  # model's state dict, config, extra tensors
     "The parts of a checkpoint, on the CPU."
-    if not Path(path).is_file(): raise SkyError(f"no checkpoint {path}")
+    if not os.path.isfile(path): raise SkyError(f"no checkpoint {path}")
     try:
         with safe_open(path, framework="pt") as f:
             config = json.loads((f.metadata() or {}).get("config", "null"))
             tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError) as e: raise SkyError(f"{path} is no checkpoint: {e}") from e
-    if not isinstance(config, dict) or config.get("arch") not in ARCHS:
+    except (OSError, SafetensorError, ValueError, RecursionError) as e:
+        raise SkyError(f"{path} is no checkpoint: {e}") from e
+    if not isinstance(config, dict) or config.get("arch") not in list(ARCHS):
         raise SkyError(f"{path} holds no skysky config (its header must name one of {', '.join(ARCHS)})")
     part = lambda name: {k[len(name) + 1:]: v for k, v in tensors.items() if k.startswith(f"{name}.")}
     return part("model"), config, part("extra")
@@ -300,9 +313,8 @@ def load_checkpoint(
 ) -> tuple[nn.Module, dict]:  # model in eval mode on the CPU, its config
     "Build the model that a checkpoint describes and load its weights."
     state, config, _ = read_checkpoint(path)
-    model = ARCHS[config["arch"]](weights="none", **config.get("arch_args", {}))
-    try: model.load_state_dict(state)
-    except RuntimeError as e:
-        raise SkyError(f"{path} does not fit {config['arch']}: {str(e).splitlines()[1].strip()}") from e
+    with sensible(path):
+        model = ARCHS[config["arch"]](weights="none", **config.get("arch_args", {}))
+        model.load_state_dict(state)
     model.origin = f"checkpoint {Path(path).name}"
     return model.eval(), config

@@ -12,12 +12,14 @@ __all__ = ['SetSpec', 'TrainConfig', 'load_config', 'open_sets', 'config_dls', '
 import csv
 import os
 import re
+import reprlib
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from hashlib import sha256
 from inspect import signature
+from math import inf, isfinite
 from pathlib import Path
 from time import perf_counter
 from types import UnionType
@@ -41,14 +43,30 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .augment import CROP_SCALE, Normalize, compose, reference_tfms, strong_tfms
 from .augment import to_float as batch_to_float
-from .core import CLASSES, IGNORE_INDEX, SKY, SkyError, atomic_write
+from .core import CLASSES, IGNORE_INDEX, SKY, SkyError, atomic_write, limit
 from .data import RenderedScenes, TaughtPictures, check_dataset, open_dataset, sky_dls
-from .engines import fastest, machine, measured_once
+from .engines import fastest, machine
+from .kept import measured_once
 from .metrics import Counts, boundary_f1, false_alarms, iou
-from .models import ARCHS, load_checkpoint, read_checkpoint, save_checkpoint
-from .weights import cache_folder
+from .models import ARCHS, load_checkpoint, read_checkpoint, save_checkpoint, sensible
+from .weights import cache_folder, read_text_file
 
 # %% ../nbs/15_train.ipynb #00000005
+def _check_ranges(
+    config,  # a dataclass
+    ranges: dict[str, tuple[float, float]],  # key -> least and most; of each part of a list, None always is in it
+):
+    "Raise `SkyError` that names the first key whose value is out of its range."
+    for key, (low, high) in ranges.items():
+        value = getattr(config, key)
+        for part in value if isinstance(value, tuple | list) else [value]:
+            if part is not None and not low <= part <= high:
+                raise SkyError(f"config key {key!r}: {value!r} is not in {low:g} to {high:g}")
+
+
+_ANY, _SHARE, _SEED = (0, 1e9), (0, 1), (0, 2**63 - 1)
+
+
 @dataclass
 class SetSpec:
     "One labelled set of a config: a folder, or a number of rendered scenes."
@@ -61,6 +79,8 @@ class SetSpec:
     scenes: int = 0  # number of rendered scenes
     seed: int = 0  # seed of the first one
     weight: float = 1.  # share of the draws
+
+    def __post_init__(self): _check_ranges(self, {"scenes": _ANY, "seed": _SEED, "weight": _ANY})
 
 # %% ../nbs/15_train.ipynb #00000006
 @dataclass
@@ -97,58 +117,62 @@ class TrainConfig:
     on_bad: Literal["error", "skip"] = "error"  # files that can't be used: stop, or leave them out and say how many
 
     def __post_init__(self):
-        for key in ("bs", "epochs", "epoch_images", "size", "load_size"):
-            value = getattr(self, key)
-            least = 1 if value is None else min(value) if isinstance(value, tuple | list) else value
-            if least < 1: raise SkyError(f"config key {key!r}: {value!r} is less than 1")
-        if self.lr <= 0: raise SkyError(f"config key 'lr': {self.lr!r} is not above 0")
-        shares = [s.weight for s in self.data]
-        if min(shares, default=1) < 0 or not sum(shares):
-            raise SkyError("config key 'data': no weight may be below 0, and one of them has to be above")
+        side = 1, limit("MODEL_SIDE")
+        _check_ranges(self, dict(
+            bs=(1, 1e6), epochs=(1, 1e6), epoch_images=(1, 1e9), size=side, load_size=side, lr=(1e-12, inf),
+            encoder_lr=_ANY, wd=_ANY, aux_weight=_ANY, dice_weight=_ANY, edge_weight=_ANY, average=(0, .99999),
+            scale=_SHARE, frozen=_ANY, workers=(0, 1000), seed=_SEED))
+        if not sum(s.weight for s in self.data): raise SkyError("config key 'data': no set has a weight above 0")
+        if not self.valid: raise SkyError("config key 'valid': it needs a set")
+        if not 0 < self.scale[0] <= self.scale[1]: raise SkyError(f"config key 'scale': {self.scale!r} is no range")
 
 # %% ../nbs/15_train.ipynb #00000007
 def _checked(value, hint, key: str):
     "`value` as the type `hint`, or an error that names `key`."
-    origin, args = get_origin(hint), get_args(hint)
-    wrong = SkyError(f"config key {key!r}: {value!r} is not {hint.__name__ if type(hint) is type else hint}")
+    origin, args, said = get_origin(hint), get_args(hint), reprlib.repr(value)
+    wrong = SkyError(f"config key {key!r}: {said} is not {hint.__name__ if type(hint) is type else hint}")
     if origin is UnionType: return None if value is None else _checked(value, args[0], key)
     if origin is Literal:
-        if value not in args: raise SkyError(f"config key {key!r}: {value!r} is none of {', '.join(args)}")
+        if value not in args: raise SkyError(f"config key {key!r}: {said} is none of {', '.join(args)}")
         return value
     if origin in (list, tuple):
         if not isinstance(value, list | tuple) or (origin is tuple and len(value) != len(args)): raise wrong
         return origin(_checked(v, args[0], f"{key}[{i}]") for i, v in enumerate(value))
     if hint in (SetSpec, TrainConfig): return _from_dict(hint, value, key)
-    if hint is dict and isinstance(value, dict): return {k: _number(v) for k, v in value.items()}
-    if hint is float: value = float(value) if type(value) is int else _number(value)
-    if type(value) is not hint: raise wrong
+    if hint is dict and isinstance(value, dict):
+        value = {k: _number(v) for k, v in value.items()}
+        if not all(type(k) is str and isinstance(v, bool | int | float | str) for k, v in value.items()): raise wrong
+    if hint is float: value = float(value) if type(value) is int and abs(value) < 2**63 else _number(value)
+    if type(value) is not hint or isinstance(value, float) and not isfinite(value): raise wrong
     return value
 
 # %% ../nbs/15_train.ipynb #00000008
 def _from_dict(cls: type, values: dict, key: str = ""):
     "A dataclass from a dict, every key known and every value of its type."
     dot = f"{key}." if key else ""
-    if not isinstance(values, dict): raise SkyError(f"config key {key!r}: {values!r} is no mapping of keys to values")
+    if not isinstance(values, dict):
+        raise SkyError(f"config key {key!r}: {reprlib.repr(values)} is no mapping of keys to values")
     hints = get_type_hints(cls)
     for k in values:
-        if k not in hints: raise SkyError(f"unknown config key {dot + str(k)!r}: known are {', '.join(hints)}")
+        if k not in hints: raise SkyError(f"unknown config key {dot + str(k)[:60]!r}: known are {', '.join(hints)}")
     try: return cls(**{k: _checked(v, hints[k], dot + k) for k, v in values.items()})
     except TypeError as e: raise SkyError(f"config lacks a key: {e}") from e
 
 # %% ../nbs/15_train.ipynb #00000009
+def _read_yaml(text: str, what: str):
+    try: return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as e:  # ValueError: of a date that is none
+        raise SkyError(f"{what} is no YAML: {' '.join(str(e).split())}") from e
+
+
 def load_config(
     path,  # YAML file
     overrides: dict[str, str] | None = None,  # key -> value as YAML text: what `--set key=value` gives
 ) -> TrainConfig:
-    "Read a config; refuse unknown keys and wrong types."
-    try: values = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
-    except OSError as e: raise SkyError(f"cannot read config {path}: {e.strerror}") from e
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise SkyError(f"config {path} is no YAML: {' '.join(str(e).split())}") from e
+    "Read a config; refuse unknown keys, wrong types and values out of range."
+    values = _read_yaml(read_text_file(path, "config"), f"config {path}")
     if not isinstance(values, dict): raise SkyError(f"config {path} is no mapping of keys to values")
-    for k, v in (overrides or {}).items():
-        try: values[k] = yaml.safe_load(v)
-        except yaml.YAMLError as e: raise SkyError(f"config key {k!r}: {v!r} is no YAML value") from e
+    for k, v in (overrides or {}).items(): values[k] = _read_yaml(v, f"config key {k!r}: {reprlib.repr(v)}")
     return _from_dict(TrainConfig, values)
 
 # %% ../nbs/15_train.ipynb #0000000a
@@ -326,11 +350,12 @@ class EpochSeed(Callback):
 
 class SkipBadStep(Callback):
     "A batch whose gradients are not finite changes no weight: in half precision one in a thousand may be such."
-    order = 20  # after fastai's scaler of float16, which has its own way with them
+    order, steps = 20, 0  # after fastai's scaler of float16, which has its own way with them; steps that were taken
 
     def before_step(self):
         if not all(p.grad.isfinite().all() for p in self.model.parameters() if p.grad is not None):
             raise CancelStepException
+        self.steps += 1
 
 
 class FreezeBN(Callback):
@@ -555,6 +580,9 @@ def sky_learner(
     groups = lambda m: [params(m.backbone), [p for n, p in m.named_parameters() if not n.startswith("backbone.")]]
     loss = SkyLoss(config.aux_weight, config.dice_weight, config.edge_weight)
     dls = config_dls(config, device, Normalize(model.mean, model.std), say)
+    if not len(dls.train):
+        raise SkyError(f"config key 'bs': an epoch draws {dls.train.n} images, too few for one batch of {config.bs}; "
+                       "lower bs, or raise epoch_images")
     return Learner(dls, model.to(device), loss, opt_func=Adam, splitter=groups,
                    lr=config.lr, wd=config.wd, cbs=[EpochSeed(config.seed), SkipBadStep(), *cbs],
                    metrics=[SkyIoU(), BoundaryF1(), FalseAlarmShare(), Temperature()])
@@ -590,27 +618,32 @@ def train(
     run = kept["training"]
     if resume:
         state, before, tensors = read_checkpoint(last)
-        run |= {k: v for k, v in before["training"].items() if k in ("history", "by_set", "changes", "batch", "before")}
-        was, now, done = before["training"]["config"], _plain(run["config"]), len(run["history"])
-        changed = [k for k in now if _plain(was.get(k)) != now[k] and k not in ("root", "workers")]
-        if fixed := [k for k in ("arch", "arch_args") if k in changed]:
-            raise SkyError(f"{out} was trained with another {fixed[0]}: resume with the same model")
-        if changed:
-            parts = {"was": was, "now": now}
-            run["changes"].append({"epoch": done} | {when: {k: v.get(k) for k in changed} for when, v in parts.items()})
-        if {"data", "bs", "epoch_images", "fit", "seed"} & set(changed): run["batch"] = 0  # the draws are others
-        raw = {k[4:]: v for k, v in tensors.items() if k.startswith("raw.")}
-        learn.model.load_state_dict(state if config.average or not raw else raw)
-        learn.create_opt()
-        restore_optimizer(learn.opt, {k: v for k, v in tensors.items() if k[0].isdigit()})
-        if config.average: learn.average_weights.raw = raw or None
-        learn.epoch_seed.start, smooth = (done, run["batch"]), tensors.get("smooth")
+        with sensible(last):
+            goes_on = "history", "by_set", "changes", "batch", "before"
+            run |= {k: v for k, v in before["training"].items() if k in goes_on}
+            was, now, done = before["training"]["config"], _plain(run["config"]), len(run["history"])
+            changed = [k for k in now if _plain(was.get(k)) != now[k] and k not in ("root", "workers")]
+            if fixed := [k for k in ("arch", "arch_args") if k in changed]:
+                raise SkyError(f"{out} was trained with another {fixed[0]}: resume with the same model")
+            if changed:
+                parts = {"was": was, "now": now}
+                run["changes"].append({"epoch": done} | {w: {k: v.get(k) for k in changed} for w, v in parts.items()})
+            if {"data", "bs", "epoch_images", "fit", "seed"} & set(changed): run["batch"] = 0  # the draws are others
+            for row in run["history"][_comparable(run["changes"]):]: float(row["valid_loss"])
+            raw = {k[4:]: v for k, v in tensors.items() if k.startswith("raw.")}
+            learn.model.load_state_dict(state if config.average or not raw else raw)
+            learn.create_opt()
+            restore_optimizer(learn.opt, {k: v for k, v in tensors.items() if k[0].isdigit()})
+            if config.average: learn.average_weights.raw = raw or None
+            learn.epoch_seed.start, smooth = (done, int(run["batch"])), tensors.get("smooth")
         at = f"epoch {done} of {config.epochs}" + (f" and {run['batch']} batches" if run["batch"] else "")
         say(f"going on after {at}" + (f", with another {', '.join(changed)}" if changed else ""))
     done = len(run["history"])
     if done < config.epochs:
         keep = KeepRun(out, kept, [_set_name(spec) for spec in config.valid], minutes, smooth)
         learn.fit(config.epochs, cbs=[ParamScheduler({"lr": _schedule(config)}), keep], start_epoch=done)
+        if not learn.skip_bad_step.steps:
+            raise SkyError("nothing was learnt: no batch had gradients that are numbers; lower lr, or set amp: off")
     elif resume: say(f"nothing to do: the run has its {done} epochs; --set epochs={done + 10} prolongs it")
     return learn
 

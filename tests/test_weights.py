@@ -4,6 +4,8 @@ import shutil
 import subprocess
 import sys
 import threading
+from base64 import b64encode
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +16,7 @@ import pytest
 from PIL import Image
 
 import skysky
-from skysky import weights
+from skysky import model_file, weights
 from skysky.core import SkyError
 from skysky.weights import DEFAULT_MODEL, ModelCard, model_card, model_path, write_card
 
@@ -27,17 +29,28 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *args): pass
 
     def do_GET(self):
+        with suppress(BrokenPipeError, ConnectionResetError): self.answer()
+
+    def answer(self):
         server, way = self.server, self.path.strip("/")
         server.seen.append((self.path, self.headers["User-Agent"]))
+        server.known.append(self.headers["Authorization"])
         if way == "gone": return self.send_error(404)
-        if way == "moved":
+        if way in ("moved", "to_a_file"):
             self.send_response(302)
-            self.send_header("Location", URL_OF_MODEL)
+            self.send_header("Location", server.file if way == "to_a_file" else URL_OF_MODEL)
             return self.end_headers()
+        if way.startswith("drop_by_drop"):
+            if way == "drop_by_drop": self.send_response(200), self.end_headers()
+            else: self.wfile.write(b"HTTP/1.0 200 OK\r\nX-Sky: ")
+            while not server.over.wait(.05): self.wfile.write(b"x")
+            return
         data = b"<html>please log in</html>" if way == "login" else server.data
         self.send_response(200)
-        if way != "unsized": self.send_header("Content-Length", str(len(data)))
+        if way == "huge": self.send_header("Content-Length", str(10**12))
+        elif way not in ("unsized", "endless"): self.send_header("Content-Length", str(len(data)))
         self.end_headers()
+        while way == "endless" and not server.over.is_set(): self.wfile.write(data)
         if way in ("cut", "cut_early"): return self.wfile.write(data[:1_500_000 if way == "cut" else 10])
         if way == "silent":
             self.wfile.write(data[:10])
@@ -51,7 +64,8 @@ class Handler(BaseHTTPRequestHandler):
 def server(monkeypatch):
     "Serves `data` at any path but those that name a way to fail; `seen` is what was asked for."
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.data, server.seen, server.over, server.crowd = DATA, [], threading.Event(), threading.Barrier(2)
+    server.data, server.seen, server.known, server.file = DATA, [], [], "file:///etc/hostname"
+    server.over, server.crowd = threading.Event(), threading.Barrier(2)
     server.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(.01,))
     thread.start()
@@ -149,6 +163,52 @@ def test_a_bad_fetch_leaves_nothing(server, far, tmp_path, monkeypatch, way, why
     assert f"{server.url}/{way}" in str(e.value) and cached(tmp_path) == []
 
 
+@pytest.mark.parametrize("way, why", [
+    ("endless", "more than 4 MB, which SKYSKY_MAX_MODEL_BYTES can raise"), ("huge", "more than 4 MB"),
+    ("drop_by_drop", "not done in 1 s"), ("drop_by_drop_from_the_start", "not done in 1 s")])
+def test_a_fetch_takes_no_more_bytes_and_seconds_than_a_model_may(far, tmp_path, monkeypatch, way, why):
+    for key, value in (("BYTES", 4e6), ("SECONDS", 1)): monkeypatch.setenv(f"SKYSKY_MAX_MODEL_{key}", f"{value}")
+    far(way)
+    with pytest.raises(SkyError, match=why) as e: model_path("far")
+    assert "\n" not in str(e.value) and cached(tmp_path) == []
+
+
+def test_a_server_does_not_point_to_a_file_of_this_machine(server, far, tmp_path):
+    (tmp_path/"secret").write_bytes(DATA)
+    server.file = (tmp_path/"secret").as_uri()
+    far("to_a_file")
+    with pytest.raises(SkyError, match="not allowed"): model_path("far")
+    assert cached(tmp_path) == []
+
+
+@pytest.mark.parametrize("file", ["moved", "gone", "cut", "login"])
+def test_a_password_goes_to_the_mirror_and_nowhere_else(server, far, monkeypatch, file):
+    monkeypatch.setenv("SKYSKY_MIRROR", server.url.replace("//", "//me:p%40ss@"))
+    far(file=file)
+    if file == "moved": assert model_path("far").read_bytes() == DATA
+    else:
+        with pytest.raises(SkyError, match=f"http://…@127.0.0.1:.*/{file}") as e: model_path("far")
+        assert "p%40ss" not in str(e.value) and "p@ss" not in str(e.value)
+    told = "Basic " + b64encode(b"me:p@ss").decode()
+    assert server.known == ([told, None] if file == "moved" else [told]), "where it points to is another server's"
+
+
+def test_weights_in_another_file_belong_to_the_card(far, tmp_path, monkeypatch):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(model_path(DEFAULT_MODEL))
+    file = tmp_path/"models/apart.onnx"
+    onnx.save(model, file, save_as_external_data=True, location="apart.bin")
+    weights_of = tmp_path/"models/apart.bin"
+    write_card(ModelCard("apart", file.name, model_file.model_sha256(file), "none"), file.with_suffix(".json"))
+    assert model_path("apart") == file
+    data = bytearray(weights_of.read_bytes())
+    data[len(data)//2] ^= 1
+    weights_of.write_bytes(data)
+    with pytest.raises(SkyError, match="is damaged"): model_path("apart")
+    weights_of.unlink()
+    with pytest.raises(SkyError, match="no file beside it"): model_path("apart")
+
+
 def test_other_bytes_of_the_same_number(server, far, tmp_path):
     server.data = DATA[:-1] + bytes([DATA[-1] ^ 1])
     with pytest.raises(SkyError, match="SHA-256 differs"): model_path("far")
@@ -237,9 +297,9 @@ def test_without_any_address_it_says_what_to_do(server, far, tmp_path):
 
 def test_a_file_is_read_once_for_its_hash(far, tmp_path, monkeypatch):
     model_path("far")
-    weights._sha256.cache_clear()
+    model_file._sha256.cache_clear()
     for _ in range(3): model_path("far")
-    assert weights._sha256.cache_info().misses == 1
+    assert model_file._sha256.cache_info().misses == 1
     far().write_bytes(DATA[:-1] + bytes([DATA[-1] ^ 1]))
     monkeypatch.setenv("SKYSKY_OFFLINE", "1")
     with pytest.raises(SkyError, match="is damaged"): model_path("far")
