@@ -27,7 +27,7 @@ import av
 from .core import SkyError, SkyMask, check_outputs, limit
 from .images import overlay
 from .refine import TemporalFilter
-from .segment import Segmenter, fit
+from .segment import Segmenter
 from skysky.video import (
     CONTAINERS,
     VIDEO_SIZE,
@@ -237,7 +237,7 @@ def segment_live(
         if end is None and seconds is not None: end = time.monotonic() + seconds
         if frame is None: continue
         start = time.perf_counter()
-        small = fit(frame.img, seg.size)
+        small = seg.fit(frame.img)
         answer = smoothed(seg.infer(small), small)
         sky = SkyMask(seg.enlarge(answer, frame.img, small), seg.threshold)
         n += 1

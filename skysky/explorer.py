@@ -24,7 +24,7 @@ import skysky
 from .core import LIMITS, Limit, SkyError, SkyMask, check_outputs, limit
 from .images import OUTPUTS, SKY_COLOR, overlay, read_image, write_image
 from .refine import drop_unsure, upsample_guided
-from .segment import Segmenter, fit
+from .segment import Segmenter
 from .weights import DEFAULT_MODEL, list_models
 
 try:
@@ -285,7 +285,7 @@ def _look(self: SkyExplorer,
 ) -> tuple[np.ndarray, np.ndarray, float]:  # the picture as the model sees it; its answer; ms
     "Run the network."
     start = time.perf_counter()
-    fitted = fit(img, seg.size)
+    fitted = seg.fit(img)
     return fitted, seg.infer(fitted), (time.perf_counter() - start)*1000
 
 # %% ../nbs/07a_explorer.ipynb #00000027

@@ -11,7 +11,7 @@ __all__ = ['ARCHS', 'exported_weights', 'fcn_resnet50', 'Conv', 'Bottleneck', 'M
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,32 +60,41 @@ def _torchvision(weights: WeightsEnum) -> dict[str, torch.Tensor]:
     return torch.load(path, "cpu", weights_only=True)
 
 
+def _file_tensors(
+    path: str,  # of a safetensors or exported file
+    known: Iterable[str],  # what could be given in its place
+) -> dict[str, torch.Tensor]:
+    "The weights in a file."
+    if not os.path.isfile(path):
+        raise SkyError(f"no weights {path!r}: give 'none', {', '.join(map(repr, known))}, "
+                       "or a .safetensors or exported .onnx file")
+    return (exported_weights if Path(path).suffix == ".onnx" else load_file)(path)
+
+
 def _start(
     model: nn.Module,  # the module whose weights are set
-    weights: str,  # "none", a key of `known`, or the path of a safetensors or exported file
+    weights: str,  # "none", a key of `known`, or files joined by " + ": the mean of their weights
     known: dict[str, WeightsEnum],  # name -> torchvision's weights
     rename: Callable[[dict], dict],  # state dict as it is stored -> the model's keys
 ) -> str:  # one line that says what the weights are
     "Load starting weights into `model`."
     if weights == "none": return "random weights"
-    if weights in known:
-        read, said = _torchvision, f"{weights} weights of torchvision"
-    else:
-        if not os.path.isfile(weights):
-            raise SkyError(f"no weights {weights!r}: give 'none', {', '.join(map(repr, known))}, "
-                           "or a .safetensors or exported .onnx file")
-        read = exported_weights if Path(weights).suffix == ".onnx" else load_file
-        said = f"weights of {Path(weights).name}"
-    own = model.state_dict()
+    own, fits = model.state_dict(), []
+    own_names = lambda state: rename({k.removeprefix("model."): v for k, v in state.items()})  # a checkpoint's prefix
     try:
-        state = read(known.get(weights, weights))
-        state = rename({k.removeprefix("model."): v for k, v in state.items()})  # a checkpoint of ours has that prefix
+        if weights in known: states = {f"{weights} weights of torchvision": own_names(_torchvision(known[weights]))}
+        else:
+            files = [os.path.expanduser(path) for path in weights.split(" + ")]
+            states = {f"weights of {Path(path).name}": own_names(_file_tensors(path, known)) for path in files}
     except SkyError: raise
     except Exception as e: raise SkyError(f"{weights} holds no weights that can be read: {e}") from e
-    fits = {k: v for k, v in state.items() if k in own and own[k].shape == getattr(v, "shape", None)}
-    if len(fits) < len(own)/2: raise SkyError(f"{weights} is of another model: {len(fits)} of {len(own)} tensors match")
-    model.load_state_dict(fits, strict=False)
-    return f"{said} ({len(fits)} of {len(own)} tensors)"
+    for said, state in states.items():
+        fits.append({k: v.float() for k, v in state.items() if k in own and own[k].shape == getattr(v, "shape", None)})
+        if len(fits[-1]) < len(own)/2:
+            raise SkyError(f"{said}: of another model, {len(fits[-1])} of {len(own)} tensors match")
+    shared = set.intersection(*map(set, fits))
+    model.load_state_dict({k: torch.stack([f[k] for f in fits]).mean(0) for k in shared}, strict=False)
+    return f"{' and '.join(states)} ({len(shared)} of {len(own)} tensors)"
 
 # %% ../nbs/13_models.ipynb #00000007
 def fcn_resnet50(
@@ -257,7 +266,7 @@ def mosaic_weights(
 
 
 def mosaic(
-    weights: str = "none",  # "none", or a file: the published layers', a checkpoint's or an exported one
+    weights: str = "none",  # "none", or a file: published layers, a checkpoint, an exported one; or several
 ) -> nn.Module:  # N,3,H,W normalised, H and W multiples of 32 -> {"out": N,2,H,W logits}
     "The real-time student, 1.86 million parameters, BatchNorm folded."
     model = Mosaic()

@@ -44,7 +44,7 @@ from .core import LIMITS, MARK, Limit, SkyError, SkyMask, atomic_write, check_ou
 from .engines import usable_threads, use_threads
 from .images import SKY_COLOR
 from .refine import TemporalFilter
-from .segment import Segmenter, fit
+from .segment import Segmenter
 
 # %% ../nbs/06_video.ipynb #00000005
 @dataclass(eq=False)
@@ -1084,7 +1084,7 @@ def _stages(
     "The steps from a frame to its sky."
     smoothed = TemporalFilter(smooth)
 
-    def shrink(frame): return FrameSky(frame, fit(frame.img, seg.size))
+    def shrink(frame): return FrameSky(frame, seg.fit(frame.img))
 
     def infer(result):
         result.answer = seg.infer(result.small)

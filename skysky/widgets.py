@@ -19,7 +19,7 @@ from .core import LIMITS, Limit, SkyError, SkyMask, limit
 from .explorer import _STATIC, SAMPLES, SkyExplorer, _hex, _jpeg, _reduce  # noqa: F401
 from .images import SKY_COLOR, read_image
 from .refine import drop_unsure
-from .segment import Segmenter, fit
+from .segment import Segmenter
 
 # isort: split
 import traitlets  # after skysky.explorer, which says how to install it
@@ -62,7 +62,7 @@ def _segment(self: SkyCamera,
 ) -> tuple[dict, np.ndarray]:  # what the page is told; h,w float32 probability at the model's size
     "The sky of a frame. Frames may come on several threads: one at a time."
     with self._lock:
-        start, frame = time.perf_counter(), fit(img, self.seg.size)
+        start, frame = time.perf_counter(), self.seg.fit(img)
         prob = drop_unsure(self.seg.infer(frame), self.threshold, self.seg.sure)
         ms, sky = (time.perf_counter() - start)*1000, SkyMask(prob, self.threshold)
         told = {"ms": ms, "shape": prob.shape, "fraction": sky.fraction}
