@@ -119,8 +119,7 @@ def _enlarge(
 
 def _is_plain(seg, answer, img, radius) -> bool:
     "Whether `Segmenter` does the same: with its own radius, and where there are no edges to follow."
-    return (radius in (0, _RADIUS) or answer.size >= img[..., 0].size
-            or drop_unsure(answer, seg.threshold, seg.sure).max() < seg.threshold)
+    return radius in (0, _RADIUS) or drop_unsure(answer, seg.threshold, seg.sure).max() < seg.threshold
 
 # %% ../nbs/07a_explorer.ipynb #00000016
 LIMITS.update(UPLOAD_BYTES=Limit(1e9, "bytes", "a picture that a page sends to the explorer; the transfer ends there"))
