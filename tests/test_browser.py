@@ -5,6 +5,7 @@ camera runs for 300 seconds rather than a few, to see whether memory grows."""
 import base64
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,7 +17,8 @@ from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from urllib.error import URLError
-from urllib.request import urlopen
+from urllib.parse import urlsplit
+from urllib.request import url2pathname, urlopen
 
 import cv2
 import nbformat
@@ -676,13 +678,9 @@ def test_voila(playwright, clip, tmp_path):
     "`skysky live`, at the address that it prints."
     port = free_port()
     command = ["-c", "from skysky.cli import main; main()", "live", "--no-browser", f"--port={port}"]
-    with (server(command, f"http://127.0.0.1:{port}", tmp_path) as process,
-          chromium(playwright, *fake_camera(clip)) as page):
+    with server(command, f"http://127.0.0.1:{port}", tmp_path), chromium(playwright, *fake_camera(clip)) as page:
         page.goto(f"http://127.0.0.1:{port}")
         assert "/login" in page.url, "the page is open to whoever comes"
-        for file in ("images/camera.jpg", "../nbs/images/camera.jpg", "52_live_camera.ipynb"):
-            reply = page.request.get(f"http://127.0.0.1:{port}/voila/files/{file}", max_redirects=0)
-            assert reply.status != 200, f"{file} is given to whoever comes"
         address = next(line for line in (tmp_path/"log").read_text().splitlines() if "?token=" in line)
         page.goto(address)
         page.wait_for_selector(CAMERA)
@@ -699,15 +697,37 @@ def test_voila(playwright, clip, tmp_path):
         page.screenshot(path=OUT/"voila.png", full_page=True)
         button(page, "Stop").click()
         assert not light_is_on(page)
-        [kernel] = kernels(process)
-        page.close(run_before_unload=False)
-        page.context.browser.close()  # without a word to the server
-        wait(lambda: not kernel.is_running(), 300, "the kernel of a closed page lives")
 
 
 def kernels(process):
     "The processes of a server's kernels."
     return [p for p in psutil.Process(process.pid).children(recursive=True) if "ipykernel" in " ".join(p.cmdline())]
+
+
+def test_voila_gives_nothing_to_strangers_and_ends_the_kernel_of_a_page_that_is_gone(playwright, tmp_path):
+    port = free_port()
+    url, browser = f"http://127.0.0.1:{port}", tmp_path/"browser"
+    browser.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n')
+    browser.chmod(0o755)
+    command = ["-c", "import os; os.environ['BROWSER'] = '%s'; from skysky.cli import main; main()" % browser, "live",
+               f"--port={port}"]
+    with server(command, url, tmp_path) as process, chromium(playwright) as page:
+        for file in ("images/camera.jpg", "../nbs/images/camera.jpg", "52_live_camera.ipynb"):
+            assert page.request.get(f"{url}/voila/files/{file}", max_redirects=0).status != 200, file
+        token = re.search(r"token=(\w+)", (tmp_path/"log").read_text())[1]
+        wait((tmp_path/"asked").exists, 60, "no browser was asked for")
+        said = (tmp_path/"asked").read_text()
+        assert token not in said and not [p for p in psutil.process_iter() if token in " ".join(p.cmdline())]
+        page.goto(re.search(r"file:\S+", said)[0])  # leads on to the app
+        page.wait_for_selector(CAMERA)
+        assert page.url.startswith(f"http://localhost:{port}")
+        [kernel] = kernels(process)
+        time.sleep(80)
+        assert kernel.is_running(), "a page that is open keeps its kernel"
+        os.kill(next(p.pid for p in psutil.Process().children(recursive=True) if "--no-sandbox" in p.cmdline()),
+                signal.SIGKILL)  # without a word to the server
+        wait(lambda: not kernel.is_running(), 300, "the kernel of a page that is gone lives")
+    assert not Path(url2pathname(urlsplit(re.search(r"file:\S+", said)[0]).path)).exists()
 
 
 def write_pictures(folder, clip):
