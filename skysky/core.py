@@ -96,7 +96,7 @@ def is_out_of_memory(
     e: BaseException,
 ) -> bool:
     "Whether an exception of any library says that there was not enough memory."
-    return (isinstance(e, MemoryError) or isinstance(e, cv2.error) and e.code == cv2.Error.StsNoMem
+    return (isinstance(e, MemoryError) or isinstance(e, cv2.error) and getattr(e, "code", None) == cv2.Error.StsNoMem
             or re.search("bad_alloc|out of memory|insufficient memory", str(e), re.I) is not None)
 
 # %% ../nbs/00_core.ipynb #0000000d
