@@ -250,7 +250,7 @@ def check_outputs(
         if file in known: raise SkyError(f"{path}: would replace a picture or video that is read; name another place")
         if file in seen: raise SkyError(f"{path}: two outputs would be this one file; give each its own name")
         seen.add(file)
-        if info and not (overwrite or is_ours(path)): foreign.append(path)
+        if info and info.st_size and not (overwrite or is_ours(path)): foreign.append(path)  # nothing is lost of an empty one
     if foreign:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise SkyError(f"{foreign[0]}{more}: there, and not written by skysky; name another place, or give --overwrite")
