@@ -76,7 +76,7 @@ def _signals():
     "SIGTERM and SIGHUP end a command as Ctrl-C does, while the block runs; gives the list of those that came."
     came, before = [], {}
     def note(number, frame):
-        for other in before: signal.signal(other, signal.SIG_IGN)  # a closed terminal sends several: let it end in peace
+        for other in before: signal.signal(other, signal.SIG_IGN)  # a closed terminal sends several: end in peace
         came.append(number)
         raise KeyboardInterrupt
     if threading.current_thread() is threading.main_thread():  # Python gives signals to no other
@@ -130,7 +130,7 @@ class _Commands(click.Group):
         except KeyboardInterrupt:
             line, status = "interrupted; what is written is whole", 128 + (came[0] if came else signal.SIGINT)
         except BrokenPipeError: ctx.exit(128 + signal.SIGPIPE)  # of a table: whoever read it has enough
-        except FileNotFoundError as e:
+        except FileNotFoundError:
             if os.path.exists("."): raise
             line, status = "the current folder is gone; change to another one", 1
         except Exception as e:

@@ -27,8 +27,8 @@ from fastai.data.load import DataLoader
 from PIL import Image, ImageOps
 
 from .core import IGNORE_INDEX, SKY, SkyError, limit
-from .engines import STRIDE
 from .decode import png_chunks
+from .engines import STRIDE
 from .images import find_images, opened_image, read_image, write_image
 from .scenes import render_scene, scene_kind
 from .segment import Segmenter
@@ -140,7 +140,8 @@ def read_label(
     try:
         with opened_image(path) as (im, _, stream):
             _check_label(im, path, shape)
-            if im.format == "PNG" and not all(fits for _, fits in png_chunks(stream)): raise ValueError("a checksum differs")
+            if im.format == "PNG" and not all(fits for _, fits in png_chunks(stream)):
+                raise ValueError("a checksum differs")
             depth = 16 if ";16" in f"{im.mode}{im.tile}" or im.mode == "I" else 32 if im.mode == "F" else 8
             im.load()
             ImageOps.exif_transpose(im, in_place=True)

@@ -43,9 +43,10 @@ def jpeg_picture(
     return data + b"\xff\xd9", scans
 
 # %% ../nbs/00a_decode.ipynb #s6ee2a45
-_WARNING = re.compile(rb"(Corrupt JPEG data|Premature end of JPEG|Inconsistent progression|Invalid SOS|Invalid component|"
+_WARNING = re.compile(rb"(Corrupt JPEG data|Premature end of JPEG|Inconsistent progression|Invalid SOS|Invalid compon|"
                       rb"Warning: unknown JFIF|Unknown Adobe color|Unsupported marker|Application transferred).*")
-_HARMLESS = re.compile(rb"Corrupt JPEG data: ([0-9]|1[0-6]) extraneous bytes before marker 0xd9|(?!Corrupt|Premature|Incons)")
+_HARMLESS = re.compile(rb"Corrupt JPEG data: ([0-9]|1[0-6]) extraneous bytes before marker 0xd9|"
+                       rb"(?!Corrupt|Premature|Inconsistent)")
 
 
 class _Stderr:
@@ -112,7 +113,8 @@ def decode_jpeg(
     img, said = _listening(decode)
     if said: img, said = _listening(decode, alone=True)
     if img is None: raise ValueError("no picture in it")
-    if bad := next((line for line in said if not _HARMLESS.match(line)), None): raise ValueError(bad.decode("ascii", "replace"))
+    for line in said:
+        if not _HARMLESS.match(line): raise ValueError(line.decode("ascii", "replace"))
     return img
 
 # %% ../nbs/00a_decode.ipynb #sb04f5ff

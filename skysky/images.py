@@ -183,8 +183,8 @@ def _jpeg(im, stream, name):
     stream.seek(0)
     data, scans = jpeg_picture(stream, im.width*im.height)
     if scans > limit("SCANS"):
-        raise SkyError(f"{name}: a JPEG of {scans} scans, more than {limit('SCANS'):g}; save it anew, or permit more by "
-                       "SKYSKY_MAX_SCANS")
+        raise SkyError(f"{name}: a JPEG of {scans} scans, more than {limit('SCANS'):g}; save it anew, or permit more "
+                       "by SKYSKY_MAX_SCANS")
     fast = im.mode in ("RGB", "L") and not _to_srgb(im)
     img = decode_jpeg(data, (cv2.IMREAD_COLOR_RGB if fast else cv2.IMREAD_REDUCED_GRAYSCALE_8)
                       | cv2.IMREAD_IGNORE_ORIENTATION)

@@ -167,7 +167,7 @@ class Table:
     def add(self,
             row: dict,  # column -> value
     ):
-        "Write a row at once; it takes the place of an earlier one of the same picture. `BrokenPipeError`: nobody reads."
+        "Write a row at once; it takes the place of an earlier one of its picture. `BrokenPipeError`: nobody reads."
         values = [*(csv_cell(row[c]) for c in self.columns[:-1]), skysky.__version__]
         with self.lock:
             self._append(self._lines([values]))
@@ -260,8 +260,8 @@ def read_stdin(
     if sys.stdin is None or sys.stdin.isatty():
         raise SkyError("-: no picture on standard input; give one: skysky mask - < x.jpg > mask.png")
     data = sys.stdin.buffer.read(max_bytes + 1)
-    if len(data) > max_bytes: raise SkyError(f"-: more than {max_bytes/1e6:g} MB; scale the picture down, or permit more by "
-                                               "SKYSKY_MAX_FETCH_BYTES")
+    if len(data) > max_bytes:
+        raise SkyError(f"-: more than {max_bytes/1e6:g} MB; scale it down, or permit more by SKYSKY_MAX_FETCH_BYTES")
     path.write_bytes(data)
 
 # %% ../nbs/19_jobs.ipynb #j0000025
