@@ -489,7 +489,8 @@ def train(config, out, root, overrides, resume, device):
     from skysky.jobs import check_places
     from skysky.train import load_config, train
     check_places([Path(out).expanduser()/"last.safetensors"])
-    train(load_config(config, overrides | ({"root": root} if root else {})), out, resume, device, lambda text: _echo(*text.split("\n")))
+    train(load_config(config, overrides | ({"root": root} if root else {})), out, resume, device,
+          lambda text: _echo(*text.split("\n")))
 
 # %% ../nbs/20_cli.ipynb #00000024
 def _regex(ctx, param, value: str | None) -> re.Pattern | None:

@@ -26,8 +26,8 @@ _SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 def jpeg_picture(
     stream: BinaryIO,  # at the beginning of a JPEG file
     pixels: int,  # of the picture: more than 3 bytes each, and 16 MB, are not read
-) -> tuple[bytes, int]:  # the file up to the end of its first picture, with its end mark; its scans
-    "The first picture of a JPEG file, whatever follows. One that is cut off gets an end mark: its decoder says so."
+) -> tuple[bytes, int]:  # the file up to the end mark of its first picture; the scans of that
+    "The first picture of a JPEG file, whatever follows. Raises `ValueError` when its end is not there."
     data, at, scans = stream.read(3*pixels + (1 << 24)), 2, 0
     while 0 <= (at := data.find(b"\xff", at)) < len(data) - 1:
         kind = data[at + 1]
@@ -40,7 +40,7 @@ def jpeg_picture(
                 scans += 1
                 if not (end := _SCAN_END.search(data, at)): break
                 at = end.start()
-    return data + b"\xff\xd9", scans
+    raise ValueError("its end is missing")
 
 # %% ../nbs/00a_decode.ipynb #s6ee2a45
 _WARNING = re.compile(rb"(Corrupt JPEG data|Premature end of JPEG|Inconsistent progression|Invalid SOS|Invalid compon|"
@@ -69,17 +69,17 @@ class _Stderr:
     def end(self, since):
         "The warnings since `begin`, of whoever."
         with self.turn:
+            self.running -= 1 if self.running > 0 else -1
+            if not self.running:
+                if self.saved is None: os.close(2)
+                else: os.dup2(self.saved, 2)
             text = os.pread(self.file.fileno(), 1 << 30, self.read)
             self.read += len(text)
             self.warnings += [found[0] for found in _WARNING.finditer(text)]
             if self.saved is not None and (others := re.sub(_WARNING.pattern + rb"\n?", b"", text)):
                 os.write(self.saved, others)
-            self.running -= 1 if self.running > 0 else -1
             if not self.running:
-                if self.saved is None: os.close(2)
-                else:
-                    os.dup2(self.saved, 2)
-                    os.close(self.saved)
+                if self.saved is not None: os.close(self.saved)
                 os.ftruncate(self.file.fileno(), 0)
                 os.lseek(self.file.fileno(), 0, os.SEEK_SET)
                 self.turn.notify_all()

@@ -437,11 +437,12 @@ def test_a_damaged_jpeg_says_so_and_an_intact_one_is_read(kind, capfd):
     file = jpegs()[kind]
     n, head = len(file), file.index(b"\xff\xda") + 14
     want = read_image(file)
-    for good in (file[:-2] + bytes(2) + file[-2:], file + bytes(1000), file + b"\0a film"*99, file + file, file[:-2]):
+    for good in (file[:-2] + bytes(2) + file[-2:], file + bytes(1000), file + b"\0a film"*99, file + file):
         assert (read_image(good) == want).all()
     for share in (.2, .5, .8):
         at = max(head, int(n*share))
-        for bad in (file[:at] + bytes(n//6) + file[at + n//6:], file[:at] + b"\xff\xd9", file[:at], file[:at] + bytes(n)):
+        for bad in (file[:at] + bytes(n//6) + file[at + n//6:], file[:at] + b"\xff\xd9", file[:at],
+                    file[:at] + bytes(n), file[:-2]):
             assert "damaged or cut off" in line(bad)
     assert capfd.readouterr() == ("", ""), "the decoder's own lines, without a name, reach nobody"
 
@@ -473,8 +474,8 @@ def test_scans_are_counted_before_they_are_decoded(monkeypatch):
     assert "SKYSKY_MAX_SCANS" in line(slow)
     monkeypatch.setenv("SKYSKY_MAX_SCANS", "9")
     assert "10 scans" in line(file)
-    monkeypatch.setenv("SKYSKY_MAX_SCANS", "3000")
-    assert read_image(slow).shape == CLEAR.shape
+    monkeypatch.setenv("SKYSKY_MAX_SCANS", "10")
+    assert read_image(file).shape == CLEAR.shape
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
@@ -504,7 +505,7 @@ def test_limits_can_be_changed(tmp_path, monkeypatch):
     monkeypatch.setenv("SKYSKY_MAX_BYTES", "99")
     assert "SKYSKY_MAX_BYTES" in line(path)
     monkeypatch.setenv("SKYSKY_MAX_BYTES", "much")
-    assert "give a number above 0" in line(path)
+    assert "no number above 0" in line(path)
 
 
 def test_every_limit_is_stated():
