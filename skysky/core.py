@@ -24,7 +24,8 @@ from typing import BinaryIO, NamedTuple
 import cv2
 import numpy as np
 
-if sys.platform != "win32": import fcntl
+if sys.platform != "win32":
+    import fcntl
 
 # %% ../nbs/00_core.ipynb #00000005
 CLASSES = ("other", "sky")
@@ -62,7 +63,8 @@ def csv_cell(
 ) -> str:
     "A value as it can stand in a table: one that a spreadsheet would take for a formula begins with an apostrophe."
     text = str(value).encode("utf-8", "backslashreplace").decode()
-    return f"'{text}" if not isinstance(value, (int, float)) and text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
+    formula = text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) and not isinstance(value, (int, float))
+    return f"'{text}" if formula else text
 
 # %% ../nbs/00_core.ipynb #sbb83e63
 class Limit(NamedTuple):
@@ -89,14 +91,14 @@ def limit(
     if not said: return LIMITS[name].value
     with suppress(ValueError):
         if (value := float(said)) > 0: return value
-    raise SkyError(f"SKYSKY_MAX_{name} is {said!r}: give a number above 0, such as {LIMITS[name].value:g}, or unset it")
+    raise SkyError(f"SKYSKY_MAX_{name} is {said!r}, no number above 0; give one, such as {LIMITS[name].value:g}, or unset it")
 
 # %% ../nbs/00_core.ipynb #s9e5cfe5
 def is_out_of_memory(
     e: BaseException,
 ) -> bool:
     "Whether an exception of any library says that there was not enough memory."
-    return (isinstance(e, MemoryError) or isinstance(e, cv2.error) and e.code == cv2.Error.StsNoMem
+    return (isinstance(e, MemoryError) or isinstance(e, cv2.error) and getattr(e, "code", None) == cv2.Error.StsNoMem
             or re.search("bad_alloc|out of memory|insufficient memory", str(e), re.I) is not None)
 
 # %% ../nbs/00_core.ipynb #0000000d
@@ -250,7 +252,8 @@ def check_outputs(
         if file in known: raise SkyError(f"{path}: would replace a picture or video that is read; name another place")
         if file in seen: raise SkyError(f"{path}: two outputs would be this one file; give each its own name")
         seen.add(file)
-        if info and not (overwrite or is_ours(path)): foreign.append(path)
+        # of an empty file nothing would be lost
+        if info and info.st_size and not (overwrite or is_ours(path)): foreign.append(path)
     if foreign:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise SkyError(f"{foreign[0]}{more}: there, and not written by skysky; name another place, or give --overwrite")

@@ -26,9 +26,10 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from PIL import Image, ImageOps
 
-from .core import IGNORE_INDEX, SKY, SkyError
+from .core import IGNORE_INDEX, SKY, SkyError, limit
+from .decode import png_chunks
 from .engines import STRIDE
-from .images import find_images, read_image, write_image
+from .images import find_images, opened_image, read_image, write_image
 from .scenes import render_scene, scene_kind
 from .segment import Segmenter
 from .weights import cache_folder, file_sha256, model_card
@@ -87,7 +88,8 @@ class LabelledPairs:
     def __getitem__(self, i: int) -> Sample:
         name = self.names[i]
         image_path, label_path = self.pairs[name]
-        img, label = read_image(image_path), read_label(label_path, self.values)
+        img = read_image(image_path)
+        label = read_label(label_path, self.values, img.shape[:2])
         (h, w), (H, W) = label.shape, img.shape[:2]
         if (h, w) != (H, W): raise LabelError("unequal size", f"{label_path}: is {w}×{h} px, its image {W}×{H}")
         return Sample(name, img, self._target(label, label_path))
@@ -117,18 +119,34 @@ def _ranges(values: Iterable[int]) -> str:
 _LABEL_FORMATS = ("PNG", "TIFF", "BMP", "DIB", "GIF", "WEBP", "PPM", "JPEG")
 
 
+def _check_label(im, path, shape):
+    "Refuse a label by its header."
+    (w, h), most = im.size, limit("PIXELS")
+    if im.format not in _LABEL_FORMATS: raise LabelError("unreadable label", f"{path}: a {im.format}; save it as PNG")
+    if shape and sorted(shape) != [min(h, w), max(h, w)]:
+        raise LabelError("unequal size", f"{path}: is {w}×{h} px, its image {shape[1]}×{shape[0]}")
+    if h*w > most:
+        raise LabelError("unreadable label", f"{path}: {w}×{h} px is more than {most/1e6:g} million; scale it down, or "
+                                             "permit more by SKYSKY_MAX_PIXELS")
+
+
 def read_label(
     path: Path,
     values: Iterable[int],  # what the numbers of a palette may be
+    shape: tuple[int, int] | None = None,  # height and width that it must have, either way up; None: any
 ) -> np.ndarray:  # H,W uint8, upright
-    "The values of a label file; `LabelError` for one that cannot be read as such."
+    "The values of a label file; `LabelError` for one that cannot be read as such, by its header where that says so."
     if not path.is_file(): raise LabelError("unreadable label", f"{path}: no such file")
     try:
-        with Image.open(path, formats=_LABEL_FORMATS) as im:
+        with opened_image(path) as (im, _, stream):
+            _check_label(im, path, shape)
+            if im.format == "PNG" and not all(fits for _, fits in png_chunks(stream)):
+                raise ValueError("a checksum differs")
             depth = 16 if ";16" in f"{im.mode}{im.tile}" or im.mode == "I" else 32 if im.mode == "F" else 8
             im.load()
             ImageOps.exif_transpose(im, in_place=True)
             clear = im.has_transparency_data and im.convert("RGBA").getchannel("A").getextrema()[0] < 255
+    except LabelError: raise
     except Exception as e:  # decoders answer broken data with any of a dozen types
         raise LabelError("unreadable label", f"{path}: no label that can be read ({e}); save it as PNG") from e
     if clear: raise LabelError("class range", f"{path}: partly transparent: save it as a grey picture, without alpha")

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from .core import SkyError, SkyMask
+from .core import SkyError, SkyMask, is_out_of_memory
 from .engines import STRIDE, open_engine
 from .images import image_size, read_image
 from .refine import drop_unsure, shrink, upsample_guided
@@ -114,9 +114,10 @@ def _known(source) -> tuple[Any, int]:  # what `read_image` takes, or why there 
 
 @contextmanager
 def _of_the_picture():
-    "What libraries raise over one picture, as that picture's `SkyError`."
+    "What libraries raise over one picture, as that picture's `SkyError` or `MemoryError`."
     try: yield
     except (RuntimeError, cv2.error) as e:
+        if is_out_of_memory(e): raise MemoryError from e
         raise SkyError(f"this picture cannot be segmented ({' '.join(str(e).split())[-200:]})") from e
 
 
@@ -216,7 +217,10 @@ class Segmenter:
             if isinstance(prob, Exception): raise prob
             start = time.perf_counter()
             with _of_the_picture(): sky = SkyMask(self.enlarge(prob, img, small), self.threshold)
-            return finish(source, img, sky, seconds + time.perf_counter() - start)
+            try: return finish(source, img, sky, seconds + time.perf_counter() - start)
+            except Exception as e:
+                if is_out_of_memory(e): raise MemoryError from e
+                raise
 
         def run_model():
             probs = answers([small for *_, small in group]) if group else []

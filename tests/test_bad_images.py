@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from skysky.core import MARK, SkyError, SkyMask, atomic_write, check_outputs, is_ours
+from skysky.core import LIMITS, MARK, SkyError, SkyMask, atomic_write, check_outputs, is_ours
 from skysky.images import (
     IMAGE_SUFFIXES,
     LAYOUTS,
@@ -102,7 +102,7 @@ def test_broken_exif_is_no_reason_to_refuse():
             assert read_image(stored(IMG, "JPEG", exif=exif)).shape == IMG.shape
 
 
-@pytest.mark.parametrize("code", [0, 9, 65535, b"6\0", b"up\0", (6, 1), None])
+@pytest.mark.parametrize("code", [0, 9, 99, 65535, b"6\0", b"up\0", (6, 1), None])
 @pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP"])
 def test_odd_orientation_is_none(fmt, code):
     "A number that the standard does not know, text, two numbers, no number: the pixels stay as they are stored."
@@ -417,6 +417,121 @@ print((peak() - before)/img.nbytes)
     assert float(run.stdout) < 2.6, run.stdout
 
 
+# ---- files that are damaged, or made to be slow or large
+
+CLEAR = cv2.resize(RNG.integers(0, 256, (30, 40, 3), dtype=np.uint8), (640, 480), interpolation=cv2.INTER_CUBIC)
+
+
+def jpegs():
+    "JPEGs of every kind: their bytes, by name."
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    other = srgb.replace(b"sRGB", b"ours").replace("sRGB".encode("utf-16-be"), "ours".encode("utf-16-be"))
+    kinds = {"plain": {}, "progressive": {"progressive": True}, "restarts": {"restart_marker_rows": 2},
+             "sRGB": {"icc_profile": srgb}, "profile": {"icc_profile": other}, "444": {"subsampling": 0}}
+    files = {name: stored(CLEAR, "JPEG", quality=92, **options) for name, options in kinds.items()}
+    return files | {mode: stored(Image.fromarray(CLEAR).convert(mode), "JPEG", quality=92) for mode in ("L", "CMYK")}
+
+
+@pytest.mark.parametrize("kind", jpegs())
+def test_a_damaged_jpeg_says_so_and_an_intact_one_is_read(kind, capfd):
+    file = jpegs()[kind]
+    n, head = len(file), file.index(b"\xff\xda") + 14
+    want = read_image(file)
+    for good in (file[:-2] + bytes(2) + file[-2:], file + bytes(1000), file + b"\0a film"*99, file + file):
+        assert (read_image(good) == want).all()
+    for share in (.2, .5, .8):
+        at = max(head, int(n*share))
+        for bad in (file[:at] + bytes(n//6) + file[at + n//6:], file[:at] + b"\xff\xd9", file[:at],
+                    file[:at] + bytes(n), file[:-2]):
+            assert "damaged or cut off" in line(bad)
+    assert capfd.readouterr() == ("", ""), "the decoder's own lines, without a name, reach nobody"
+
+
+def test_warnings_are_those_of_their_picture(tmp_path, capfd):
+    "Of many that are decoded at once; what others print on standard error meanwhile is passed on."
+    file = stored(CLEAR, "JPEG", quality=92)
+    for i in range(60):
+        (tmp_path/f"{i}.jpg").write_bytes(file if i % 4 else file[:len(file)//2] + b"\xff\xd9")
+    def read(i):
+        os.write(2, b"a line of another thread\n")
+        try: return read_image(tmp_path/f"{i}.jpg") is None
+        except SkyError as e: return str(tmp_path/f"{i}.jpg") in str(e)
+    with ThreadPoolExecutor(8) as pool: assert list(pool.map(read, range(60))) == [i % 4 == 0 for i in range(60)]
+    assert capfd.readouterr().err == "a line of another thread\n"*60
+
+
+def test_a_damaged_png_says_so():
+    file = stored(CLEAR)
+    for at in range(100, len(file) - 20, len(file)//20):
+        assert "damaged" in line(file[:at] + bytes([file[at] ^ 0x10]) + file[at + 1:])
+    assert (read_image(file + bytes(99)) == CLEAR).all()
+
+
+def test_scans_are_counted_before_they_are_decoded(monkeypatch):
+    file = stored(CLEAR, "JPEG", progressive=True)
+    last = file[file.rindex(b"\xff\xda"):-2]
+    slow = file[:-2] + last*400 + b"\xff\xd9"
+    assert "SKYSKY_MAX_SCANS" in line(slow)
+    monkeypatch.setenv("SKYSKY_MAX_SCANS", "9")
+    assert "10 scans" in line(file)
+    monkeypatch.setenv("SKYSKY_MAX_SCANS", "10")
+    assert read_image(file).shape == CLEAR.shape
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_what_follows_a_picture_costs_no_memory(tmp_path, suffix):
+    "Zeros behind the picture, as many as a disk holds: not read, or refused by the size of the file."
+    path = tmp_path/f"x{suffix}"
+    path.write_bytes(stored(CLEAR, {".jpg": "JPEG", ".png": "PNG", ".webp": "WEBP"}[suffix]))
+    for size, why in ((int(3e9), "SKYSKY_MAX_BYTES"), (int(.9e9), "")):
+        if suffix == ".webp" and not why: continue  # Pillow reads these whole: the limit is what holds
+        os.truncate(path, size)
+        code = ("import resource\nfrom skysky.images import read_image\n"
+                "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024\nbefore = peak()\n"
+                f"try: print(read_image({str(path)!r}).shape)\nexcept Exception as e: print(e)\nprint(peak() - before)")
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+        said, grown = run.stdout.splitlines()
+        assert why in said if why else said == "(480, 640, 3)", run
+        assert int(grown) < 150e6
+
+
+def test_limits_can_be_changed(tmp_path, monkeypatch):
+    path = tmp_path/"x.png"
+    path.write_bytes(stored(IMG))
+    monkeypatch.setenv("SKYSKY_MAX_PIXELS", "4e3")
+    assert "80×60 px is more than 0.004 million" in line(path) and "SKYSKY_MAX_PIXELS" in line(path)
+    monkeypatch.setenv("SKYSKY_MAX_PIXELS", "4800")
+    assert (read_image(path) == IMG).all()
+    monkeypatch.setenv("SKYSKY_MAX_BYTES", "99")
+    assert "SKYSKY_MAX_BYTES" in line(path)
+    monkeypatch.setenv("SKYSKY_MAX_BYTES", "much")
+    assert "no number above 0" in line(path)
+
+
+def test_every_limit_is_stated():
+    "SECURITY.md has the table of `skysky.core.LIMITS`."
+    text = (Path(__file__).parent.parent/"SECURITY.md").read_text(encoding="utf-8")
+    for name, (value, unit, what) in LIMITS.items():
+        assert f"| `SKYSKY_MAX_{name}` | {value:,.0f} {unit} | {what} |" in text
+
+
+def test_a_number_that_is_none_prints_nothing(capfd):
+    unit = np.full((60, 80), .5, np.float32)
+    for odd in (np.nan, np.inf, -np.inf):
+        unit[7, 7] = odd
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert "8 or 16 bits" in line(stored(unit, "TIFF"))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_memory_that_runs_out_is_no_damage(monkeypatch):
+    for error in (MemoryError(), cv2.error("std::bad_alloc"), OSError("Insufficient memory")):
+        def fail(*args, error=error): raise error
+        monkeypatch.setattr("skysky.decode.cv2.imdecode", fail)
+        with pytest.raises(MemoryError, match="not enough memory"): read_image(stored(IMG, "JPEG"))
+
+
 # ---- folders and names
 
 
@@ -580,8 +695,10 @@ def test_names_never_collide(layout):
 
 
 def test_nothing_half_written(tmp_path):
-    with pytest.raises(SkyError): write_image(np.zeros((1, 70_000, 3), np.uint8), tmp_path/"wide.jpg")
-    with pytest.raises(SkyError): write_image(np.zeros((2, 20_000, 3), np.uint8), tmp_path/"wide.webp")
+    for name, side in (("wide.jpg", 70_000), ("wide.jpg", 65_501), ("wide.webp", 20_000)):
+        for shape in ((1, side, 3), (side, 1, 3)):
+            with pytest.raises(SkyError, match=f"{side} px a side is more than .* holds .*; use .png"):
+                write_image(np.zeros(shape, np.uint8), tmp_path/name)
     with pytest.raises(SkyError): write_image(IMG.astype(np.float32), tmp_path/"float.png")
     with pytest.raises(SkyError): write_image(IMG, tmp_path/"no_suffix")
     with pytest.raises(SkyError): SkyMask(np.ones((9, 9), np.float32)).save(tmp_path/"x.jpg", "overlay", IMG)

@@ -635,14 +635,180 @@ def test_interrupt_leaves_only_whole_files(tmp_path, model):
     assert {Path(name).stem for name in table(tmp_path/"table.csv")} == whole, "a row for each picture that is done"
 
 
-def test_closed_pipe(tmp_path, model):
-    for i in range(3): photo(tmp_path/f"in/{i}.jpg")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_request_to_end_is_taken_as_ctrl_c(tmp_path, model, number, status):
+    for i in range(40): photo(tmp_path/f"in/{i}.jpg", size=(2000, 1500))
+    process = subprocess.Popen([*SKYSKY, "mask", "in", "--model", model, "--save", "mask,prob16"], cwd=tmp_path,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))
+    while len(list((tmp_path/"in_sky").glob("[0-9]*_prob16.png"))) < 2:
+        assert process.poll() is None
+        time.sleep(.02)
+    for _ in range(3): process.send_signal(number)  # a closing terminal sends more than one
+    _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr) == (status, "skysky: interrupted; what is written is whole\n")
+    written = list((tmp_path/"in_sky").iterdir())
+    assert 0 < len(written) < 80 and not [p for p in written if p.name.startswith(".")]
+    for path in written:
+        with Image.open(path) as im: im.load()
+
+
+def test_nohup_holds(tmp_path, model):
+    for i in range(20): photo(tmp_path/f"in/{i}.jpg", size=(800, 600))
+    process = subprocess.Popen([*SKYSKY, "mask", "in", "--model", model], cwd=tmp_path, stdout=subprocess.DEVNULL,
+                               preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    while not list((tmp_path/"in_sky").glob("[0-9]*_mask.png")):
+        assert process.poll() is None
+        time.sleep(.02)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=120) == 0 and len(files(tmp_path/"in_sky")) == 20
+
+
+def test_what_a_kill_left_is_cleared_away(tmp_path, model):
+    for i in range(30): photo(tmp_path/f"in/{i}.jpg", size=(2400, 1800))
+    out, command = tmp_path/"in_sky", [*SKYSKY, "mask", "in", "--model", str(model), "--save", "prob16"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    while not (left := list(out.glob(".*/*"))) or not left[0].exists():
+        assert process.poll() is None
+        process.send_signal(signal.SIGCONT)
+    process.kill()
+    process.wait()
+    (out/".skysky-mine").mkdir()
+    left = [p for p in out.iterdir() if p.name.startswith(".")]
+    assert len(left) > 1, "the kill has left something"
+    assert skysky("mask", "in/0.jpg", "-o", out, "--model", model, cwd=tmp_path).returncode == 0
+    assert [p.name for p in out.iterdir() if p.name.startswith(".")] == [".skysky-mine"]
+
+
+def test_a_reader_that_has_enough_ends_no_job(tmp_path, model):
+    for i in range(12): photo(tmp_path/f"in/{i}.jpg")
     process = subprocess.Popen([*SKYSKY, "mask", "in", "--model", model], cwd=tmp_path, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True)
+    process.stdout.readline()
     process.stdout.close()
-    assert "Traceback" not in process.stderr.read()
+    assert process.stderr.read() == "skysky: standard output: nobody reads it any more; the work goes on without it\n"
     process.stderr.close()
-    process.wait(timeout=60)
+    assert process.wait(timeout=60) == 0 and len(files(tmp_path/"in_sky")) == 12
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no such device here")
+def test_standard_output_on_a_full_disk(tmp_path, model):
+    for i in range(3): photo(tmp_path/f"in/{i}.jpg")
+    for args in (["mask", "in", "--model", model], ["models"], ["--help"], ["mask", "--help"], ["--version"]):
+        with open("/dev/full", "w") as full:
+            run = subprocess.run([*SKYSKY, *map(str, args)], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True,
+                                 timeout=120)
+        assert run.returncode == 1 and run.stderr.count("\n") == 1 and "No space left" in run.stderr, (args, run)
+    assert len(files(tmp_path/"in_sky")) == 3
+    with open("/dev/full", "w") as full:
+        run = subprocess.run([*SKYSKY, "mask", "-", "--model", model], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE,
+                             input=(tmp_path/"in/0.jpg").read_bytes(), timeout=120)
+    assert run.returncode == 1 and b"Traceback" not in run.stderr
+
+
+def test_a_deleted_working_folder(tmp_path, model):
+    (tmp_path/"gone").mkdir()
+    code = f"import os; os.chdir({str(tmp_path/'gone')!r}); os.rmdir({str(tmp_path/'gone')!r}); " + SKYSKY[-1]
+    for args in (["mask", photo(tmp_path/"x.jpg")], ["models"], ["video", "x.mp4"]):
+        run = subprocess.run([sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, timeout=120,
+                             env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)})
+        assert (run.returncode, run.stderr) == (1, "skysky: the current folder is gone; change to another one\n")
+
+
+# Tables that are no files, and names that want to be more
+
+def test_a_table_is_written_into_what_is_no_file(tmp_path, model):
+    for name in "ab": photo(tmp_path/f"in/{name}.jpg")
+    command = ("mask", "in", "--model", model, "--csv")
+    run = skysky(*command, "/dev/stdout", cwd=tmp_path)
+    rows = list(csv.DictReader(run.stdout.splitlines()))
+    assert run.returncode == 0 and [Path(r["path"]).name for r in rows] == ["a.jpg", "b.jpg"] and "2 of 2" in run.stderr
+    with (tmp_path/"rows.csv").open("w") as out:
+        run = subprocess.run([*SKYSKY, *map(str, command), "/dev/stdout"], cwd=tmp_path, stdout=out, timeout=120)
+    assert run.returncode == 0 and sorted(table(tmp_path/"rows.csv")) == ["a.jpg", "b.jpg"]
+    os.mkfifo(tmp_path/"pipe")
+    refused(skysky(*command, "pipe", cwd=tmp_path), "nobody reads this pipe")
+    with subprocess.Popen(["cat", tmp_path/"pipe"], stdout=subprocess.PIPE, text=True) as cat:
+        assert skysky(*command, "pipe", cwd=tmp_path).returncode == 0
+        assert len(cat.stdout.read().splitlines()) == 3
+    assert (tmp_path/"pipe").is_fifo()
+    if os.path.exists("/dev/full"):
+        before = os.stat("/dev/full")
+        run = skysky(*command, "/dev/full", "--overwrite", cwd=tmp_path)
+        assert run.returncode == 1 and run.stderr == "skysky: cannot write /dev/full: No space left on device\n"
+        assert os.stat("/dev/full").st_rdev == before.st_rdev
+    for odd in (".", "/dev/stdin"):
+        run = subprocess.run([*SKYSKY, *map(str, command), odd], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+                             stdin=(tmp_path/"in/a.jpg").open())
+        assert run.returncode == 1 and "Traceback" not in run.stderr
+    assert read_image(tmp_path/"in/a.jpg").shape == (300, 400, 3)
+
+
+def test_names_drive_neither_terminal_nor_spreadsheet(tmp_path, model):
+    odd = ["\x1b]0;title\x07\x1b[2J.jpg", "x\nskysky: all is well.jpg", "\r100 of 100.jpg", "\u202egpj.exe", "\x9b31m.jpg"]
+    for i, name in enumerate(odd):
+        if i % 2: photo(tmp_path/"in"/"x.jpg").rename(tmp_path/"in"/name)
+        else:
+            (tmp_path/"in").mkdir(exist_ok=True)
+            (tmp_path/"in"/name).write_text("no picture")
+    photo(tmp_path/"in"/"good.jpg")
+    card = {"name": "a\x1b[31mb\nskysky: fine", "file": "m.onnx", "sha256": "", "arch": "x", "licence": "\x1b[2J"}
+    (tmp_path/"own").mkdir()
+    (tmp_path/"own/m.json").write_text(json.dumps(card))
+    env = os.environ | {"SKYSKY_MODELS": str(tmp_path/"own")}
+    for args in (["mask", "in", "-v", "--model", model], *(["mask", tmp_path/"in"/n, "--model", model] for n in odd),
+                 ["mask", "\x1b[2J"], ["\x1b[2J.jpg"], ["mask", "--\x1b[2J"], ["--\x1b[2J"], ["video", "\x1b[2J"],
+                 ["mask", "in", "--model", "\x1b[2J"], ["mask", "in", "--csv", "\x1b[2J/x\n", "--model", model]):
+        run = skysky(*args, cwd=tmp_path, env=env)
+        for text in (run.stdout, run.stderr):
+            assert all(c.isprintable() for c in text.replace("\n", "")), (args, text)
+            assert not re.search("^(skysky: all is well|100 of)", text, re.M), (args, text)
+    run = skysky("models", cwd=tmp_path, env=env)
+    assert r"a\x1b[31mb\nskysky: fine" in run.stdout and "\x1b" not in run.stdout
+    for name in ("=1+cmd|' /C calc'!A0.jpg", "@a.jpg", "-b.jpg", "+c.jpg"): photo(tmp_path/"www"/name)
+    assert skysky("mask", "www", "--csv", "t.csv", "--model", model, cwd=tmp_path).returncode == 0
+    for row in csv.reader((tmp_path/"t.csv").open()): assert row[0][0] not in "=+-@\t\r"
+
+
+def test_an_empty_or_cut_off_output_is_not_done(tmp_path, model):
+    for name in "abc": photo(tmp_path/f"in/{name}.jpg", size=(800, 600))
+    command = ("mask", "in", "--model", model, "--save", "mask,overlay", "--skip-existing")
+    assert skysky(*command, cwd=tmp_path).returncode == 0
+    out = tmp_path/"in_sky"
+    os.truncate(out/"a_mask.png", 0)
+    os.truncate(out/"b_overlay.jpg", (out/"b_overlay.jpg").stat().st_size//2)
+    run = skysky(*command, cwd=tmp_path)
+    assert run.returncode == 0 and "2 of 3 done" in run.stdout and "1 already there" in run.stdout, run
+    for path in out.iterdir():
+        with Image.open(path) as im: im.load()
+
+
+def test_permissions_stay(tmp_path, model):
+    photo(tmp_path/"x.jpg")
+    command = ("mask", "x.jpg", "--model", model, "--save", "mask,prob16,overlay,cutout", "-o", "out", "--csv", "t.csv")
+    assert skysky(*command, cwd=tmp_path).returncode == 0
+    written = [*(tmp_path/"out").iterdir(), tmp_path/"t.csv"]
+    for path in written: path.chmod(0o600)
+    assert skysky(*command, cwd=tmp_path).returncode == 0
+    assert {path.stat().st_mode & 0o777 for path in written} == {0o600}
+
+
+def test_memory_that_runs_out_costs_one_picture(tmp_path, model):
+    "While its picture is painted, which OpenCV does."
+    for name in ("a", "big", "z"): photo(tmp_path/f"in/{name}.jpg")
+    code = """import cv2, numpy as np
+from skysky import images
+def overlay(img, prob, *args):
+    if seen.append(1) or len(seen) == 2: cv2.copyMakeBorder(img, 0, 2**30, 0, 2**30, 0)
+    return img
+seen = []
+images.SkyMask.overlay = lambda self, image: overlay(images.read_image(image), self.prob)
+from skysky.cli import main
+main(prog_name="skysky")"""
+    run = subprocess.run([sys.executable, "-c", code, "mask", "in", "--save", "overlay", "--model", str(model)],
+                         cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 1 and "2 of 3 done" in run.stdout, run
+    assert re.fullmatch(r"skysky: .*in/\w+\.jpg: not enough memory\n", run.stderr)
 
 
 # The other commands
