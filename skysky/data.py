@@ -363,7 +363,7 @@ class TaughtPictures(LabelledPairs):
         names = [(rel if count[rel.with_suffix("")] > 1 else rel.with_suffix("")).as_posix() for _, rel in found]
         pairs = {name: (path, masks/f"{name}.png") for name, (path, _) in zip(names, found, strict=True)}
         if missing := [pair for pair in pairs.values() if not pair[1].is_file()]:
-            looks = [Segmenter(t, size=max(STRIDE, round(c.size*scale)), flip=True).infer
+            looks = [Segmenter(t, size=max(STRIDE, round((c.whole or c.size)*scale)), flip=True).infer
                      for t, c in zip(teachers, cards, strict=True) for scale in (1, 2/3)]
             for path, mask in progress(missing): write_image(teach(read_image(path), looks), mask, flat=True)
         super().__init__(root, pairs)
