@@ -15,7 +15,6 @@ import time
 import warnings
 import webbrowser
 from contextlib import closing, nullcontext
-from html import escape
 from importlib.util import find_spec
 from io import TextIOWrapper
 from pathlib import Path
@@ -630,6 +629,8 @@ def lab(arguments):
 def live(arguments):
     "Open sliders and live camera as an app: Voilà, on this computer alone, with a token in its address."
     notebook = _notebooks("live")/"52_live_camera.ipynb"
+    from html import escape
+
     from voila.app import Voila
 
     class Live(Voila):
