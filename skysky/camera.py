@@ -255,7 +255,7 @@ def stop_on_signal() -> Iterator[threading.Event]:
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN: numbers.append(signal.SIGHUP)
     def note(number, frame):
         stop.set()
-        signal.signal(number, before[number])
+        signal.signal(number, before[number] if number == signal.SIGINT else signal.SIG_IGN)  # a terminal sends several
     for number in numbers*in_main: before[number] = signal.signal(number, note)
     try: yield stop
     finally:

@@ -340,6 +340,15 @@ def test_who_asked_to_outlive_the_terminal_does():
     finally: signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_a_second_signal_of_a_closed_terminal_does_not_break_off_the_end():
+    with stop_on_signal() as stop:
+        for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGTERM): signal.raise_signal(number)
+        assert stop.is_set()
+    with pytest.raises(KeyboardInterrupt), stop_on_signal():
+        for _ in range(2): signal.raise_signal(signal.SIGINT)
+
+
 @contextmanager
 def room_for(size):
     "While the block runs, no file grows beyond some bytes: what a full disk looks like."
