@@ -124,15 +124,15 @@ class _Commands(click.Group):
 
     def invoke(self, ctx):
         came = []
+        try: os.getcwd()
+        except FileNotFoundError:
+            click.echo("skysky: the current folder is gone; change to another one", err=True)
+            ctx.exit(1)
         try:
-            os.getcwd()
             with _legible(), _signals() as came: return super().invoke(ctx)
         except KeyboardInterrupt:
             line, status = "interrupted; what is written is whole", 128 + (came[0] if came else signal.SIGINT)
         except BrokenPipeError: ctx.exit(128 + signal.SIGPIPE)  # of a table: whoever read it has enough
-        except FileNotFoundError:
-            if os.path.exists("."): raise
-            line, status = "the current folder is gone; change to another one", 1
         except Exception as e:
             line, status = _advice(e), 1
             if line is None: raise
