@@ -7,16 +7,19 @@ __all__ = ['main', 'mask', 'video', 'camera', 'train', 'evaluate', 'export', 'qu
            'models', 'lab', 'live']
 
 # %% ../nbs/20_cli.ipynb #00000002
+import errno
 import os
 import re
+import signal
 import sys
 import tempfile
+import threading
 import time
 import warnings
 import webbrowser
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from importlib.util import find_spec
-from io import TextIOWrapper
+from io import BufferedWriter, RawIOBase, TextIOWrapper
 from pathlib import Path
 
 import click
@@ -32,6 +35,7 @@ def _advice(e: BaseException) -> str | None:  # None: a bug, not an error of the
         package = (e.name or "").split(".")[0]
         extra = next((x for x, packages in _EXTRAS.items() if package in packages), None)
         return extra and f"this needs {package}, which is not installed: run `pip install '.[{extra}]'` in the clone"
+    if isinstance(e, MemoryError): return "not enough memory"
     core = sys.modules.get("skysky.core")  # whoever raised a SkyError has imported it
     return str(e) if core and isinstance(e, core.SkyError) else None
 
@@ -40,13 +44,75 @@ def _home(arg: str) -> str:
     option, path = re.fullmatch(r"(--[\w-]+=|\w+=|-\w(?=~))?(.*)", arg, re.S).groups(default="")
     return option + os.path.expanduser(path)
 
+# %% ../nbs/20_cli.ipynb #s98d4eb2
+class _Console(RawIOBase):
+    "A standard stream of this process. When nothing can be written to it any more, that is said, and the work goes on."
+    def __init__(self, fd): self.fd, self.lost = fd, None
+    def writable(self): return True
+    def fileno(self): return self.fd
+    def isatty(self): return os.isatty(self.fd)
+
+    def write(self, data):
+        if self.lost: return len(data)
+        try: return os.write(self.fd, data)
+        except OSError as e:
+            self.lost = e
+            why = "nobody reads it any more" if e.errno == errno.EPIPE else e.strerror
+            if self.fd == 1: click.echo(f"skysky: standard output: {why}; the work goes on without it", err=True)
+            return len(data)
+
+def _console(stream):
+    return stream and TextIOWrapper(BufferedWriter(_Console(stream.fileno())), stream.encoding, "backslashreplace",
+                                    line_buffering=True)
+
+def _echo(*lines: str, err: bool = False):
+    "Print lines, none of which drives the terminal or forges another one, whatever names it quotes."
+    from skysky.core import printable
+    for line in lines: click.echo(printable(line), err=err)
+
 # %% ../nbs/20_cli.ipynb #00000007
+@contextmanager
+def _signals():
+    "SIGTERM and SIGHUP end a command as Ctrl-C does, while the block runs; gives the list of those that came."
+    came, before = [], {}
+    def note(number, frame):
+        for other in before: signal.signal(other, signal.SIG_IGN)  # a closed terminal sends several: end in peace
+        came.append(number)
+        raise KeyboardInterrupt
+    if threading.current_thread() is threading.main_thread():  # Python gives signals to no other
+        for number in filter(None, (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP"))):
+            if signal.getsignal(number) == signal.SIG_DFL: before[number] = signal.signal(number, note)  # not nohup's
+    try: yield came
+    finally:
+        for number, handler in before.items(): signal.signal(number, handler)
+
+
+@contextmanager
+def _legible():
+    "A usage error may quote what drives a terminal."
+    try: yield
+    except click.ClickException as e:
+        if not e.message.replace("\n", "").isprintable():
+            from skysky.core import printable
+            e.message = "\n".join(map(printable, e.message.split("\n")))
+        raise
+
+
 class _Commands(click.Group):
     "A group of commands that takes every path and console, and turns errors of the user's into one line and a status."
     def main(self, args=None, *more, **kwargs):
+        if sys.stdout is sys.__stdout__ and sys.platform != "win32":
+            sys.stdout, sys.stderr = map(_console, (sys.stdout, sys.stderr))
         for stream in (sys.stdout, sys.stderr):  # a name or a sign that the console does not know is spelled out
             if isinstance(stream, TextIOWrapper): stream.reconfigure(errors="backslashreplace")
-        return super().main([_home(arg) for arg in (sys.argv[1:] if args is None else args)], *more, **kwargs)
+        try: return super().main([_home(arg) for arg in (sys.argv[1:] if args is None else args)], *more, **kwargs)
+        except SystemExit as e:
+            lost = getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "lost", None)
+            if not e.code and lost and lost.errno != errno.EPIPE: raise SystemExit(1) from e
+            raise
+
+    def make_context(self, *args, **kwargs):
+        with _legible(): return super().make_context(*args, **kwargs)
 
     def resolve_command(self, ctx, args):
         name = args[0]
@@ -57,13 +123,22 @@ class _Commands(click.Group):
         ctx.fail(f"No such command {name!r}. To find its sky: {ctx.command_path} {command} {name}")
 
     def invoke(self, ctx):
-        try: return super().invoke(ctx)
-        except KeyboardInterrupt: line, status = "interrupted; what is written is whole", 130
+        came = []
+        try: os.getcwd()
+        except FileNotFoundError:
+            click.echo("skysky: the current folder is gone; change to another one", err=True)
+            ctx.exit(1)
+        try:
+            with _legible(), _signals() as came: return super().invoke(ctx)
+        except KeyboardInterrupt:
+            line, status = "interrupted; what is written is whole", 128 + (came[0] if came else signal.SIGINT)
+        except BrokenPipeError: ctx.exit(128 + signal.SIGPIPE)  # of a table: whoever read it has enough
         except Exception as e:
             line, status = _advice(e), 1
             if line is None: raise
         click.echo(f"skysky: {line}", err=True)
         ctx.exit(status)
+
 
 # %% ../nbs/20_cli.ipynb #00000008
 @click.group(cls=_Commands, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -71,7 +146,7 @@ class _Commands(click.Group):
 def main():
     "Exact sky masks for any photo or folder; and how they are made: data, training, evaluation, export."
     warnings.simplefilter("ignore", FutureWarning)  # one library's remarks on another: nothing that a user can act on
-    warnings.showwarning = lambda message, *_, **__: click.echo(f"skysky: {message}", err=True)
+    warnings.showwarning = lambda message, *_, **__: _echo(f"skysky: {message}", err=True)
 
 # %% ../nbs/20_cli.ipynb #0000000a
 def _model_options(command):
@@ -112,7 +187,7 @@ def _progress(
     return around
 
 # %% ../nbs/20_cli.ipynb #0000000c
-def _segmenter(model, device, engine, precision, size, threshold, no_refine, flip, say=click.echo, quiet=False):
+def _segmenter(model, device, engine, precision, size, threshold, no_refine, flip, say=_echo, quiet=False):
     "The `Segmenter` of the shared options, fetched if need be; says in one line what runs where."
     from skysky.segment import Segmenter
     from skysky.weights import DEFAULT_MODEL
@@ -148,6 +223,7 @@ def _mask_all(
     say, lines: bool,  # where to print, and whether to print a line for each picture rather than a bar
 ) -> int:  # pictures that failed
     "Do all jobs, whatever happens to one of them."
+    from skysky.core import printable
     outputs, failed = dict(jobs), 0
 
     def finish(path, img, sky, seconds):
@@ -160,8 +236,10 @@ def _mask_all(
         for i, ((path, row), _) in enumerate(zip(done, _progress("masks", not lines)(jobs), strict=False), 1):
             if isinstance(row, Exception):
                 failed += 1
-                why = str(row).replace(str(path), names[path][0]) or f"{names[path][0]}: not enough memory"
-                click.echo(f"{'' if lines else chr(10)}skysky: {why}", err=True)
+                name, why = names[path][0], "not enough memory" if isinstance(row, MemoryError) else str(row)
+                why = why.replace(printable(path), printable(name))
+                if not lines: click.echo(err=True)  # below the bar
+                _echo(f"skysky: {why if printable(name) in why else f'{name}: {why}'}", err=True)
                 continue
             rows.append(row)
             if lines: say(f"[{i}/{len(jobs)}] {_line(row, names[path][1])}")
@@ -186,32 +264,34 @@ def _mask(
     sources, out, save, layout, skip_existing, table, overwrite, batch, verbose, quiet, **model,  # of `skysky mask`
 ) -> int:  # pictures that failed, and folders that could not be searched
     "What `skysky mask` does."
-    from skysky.core import SkyError, check_outputs
-    from skysky.images import OUTPUTS
-    from skysky.jobs import Table, check_places, default_output, make_ready, plan_jobs, printable, take_in
+    from skysky.core import SkyError, check_outputs, csv_cell
+    from skysky.images import OUTPUTS, is_whole
+    from skysky.jobs import Table, check_places, default_output, make_ready, plan_jobs, take_in
     kinds, piped, unsearched = [kind.strip() for kind in save.split(",")], "-" in sources and not out, []
-    def say(line): quiet or click.echo(line, err=piped)
-    def complain(error): click.echo(f"skysky: {error}", err=True)
+    known = Table(table, _COLUMNS, overwrite) if table else None
+    taken = piped or known and known.in_stdout  # standard output is for data
+    def say(line): quiet or _echo(line, err=taken)
+    def complain(error): _echo(f"skysky: {error}", err=True)
     def note(line):
         if not isinstance(line, SkyError): return say(line)
         unsearched.append(line)
         complain(line)
 
+    if piped and known and known.in_stdout: raise SkyError("standard output takes mask or table; name a file for one")
     if piped and (len(kinds) > 1 or sys.stdout.isatty()):
         raise SkyError("standard output takes one kind of output, and is no terminal: ... > mask.png; or give -o")
     base, paths, fetched = take_in(sources, layout, folder, note)
     if piped: place = folder/f"out{Path(OUTPUTS.get(save, '')).suffix}"
     else: place = out or default_output(Path.cwd() if fetched else base, layout)
     jobs = plan_jobs(base, paths, place, layout, kinds)
-    known = Table(table, _COLUMNS, overwrite) if table else None
     names = {p: (fetched.get(p) or str(p), str(p.relative_to(base))) for p, _ in jobs}
 
     def there(path, files):
-        lost = known and known.torn and printable(names[path][0]) not in known.rows
-        return all(f.exists() for f in files) and not lost
+        lost = known and known.torn and csv_cell(names[path][0]) not in known.rows
+        return all(map(is_whole, files)) and not lost
 
     todo = [(p, files) for p, files in jobs if not (skip_existing and there(p, files.values()))]
-    outputs = [f for _, files in todo for f in files.values()] + ([Path(table)] if table else [])
+    outputs = [f for _, files in todo for f in files.values()] + ([Path(table)] if table and not known.stream else [])
     check_outputs(outputs, names, overwrite)
     check_places(outputs)
     rows, start = [], time.perf_counter()
@@ -221,7 +301,10 @@ def _mask(
     with known or nullcontext():
         lines = verbose or quiet or len(ready) == 1 or not sys.stderr.isatty()
         if ready: failed += _mask_all(seg, ready, layout, batch, names, known, rows, say, lines)
-    if piped and not failed: click.get_binary_stream("stdout").write(outputs[0].read_bytes())
+    if piped and not failed:
+        stdout = click.get_binary_stream("stdout")
+        stdout.write(outputs[0].read_bytes())
+        stdout.flush()
     seconds, skipped, place = time.perf_counter() - start, len(jobs) - len(todo), Path(os.path.abspath(place))
     for line in [] if piped else _summary(rows, jobs, skipped, failed, seconds, place): say(line)
     return failed + len(unsearched)
@@ -243,7 +326,8 @@ _OUT_DEFAULT = "FOLDER_sky beside the folder of the pictures; ./sky when that wo
 @click.option("--skip-existing", is_flag=True, help="Leave out pictures whose outputs are all there.")
 @click.option("--csv", "table", metavar="FILE",
               help="Add the pictures done to a table: size in pixels, share of sky 0 to 1, verdict, horizon, time. A "
-                   "row is there as soon as its picture is; those of earlier runs stay.")
+                   "row is there as soon as its picture is; those of earlier runs stay. /dev/stdout and a pipe "
+                   "get a new table.")
 @click.option("--overwrite", is_flag=True,
               help="Replace files that skysky did not write; the pictures themselves are never replaced.")
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", show_default="1, on a GPU 8",
@@ -259,6 +343,9 @@ def mask(ctx, **options):
     (http, https), which is fetched; or - for a picture on standard input, whose mask goes to standard output. A picture
     that cannot be read is reported, the others are done, and the exit status is 1. Pictures are never changed. The
     time of a picture is that of model and refinement, without reading and writing.
+
+    What one picture may cost is limited (SECURITY.md); SKYSKY_MAX_PIXELS, SKYSKY_MAX_BYTES, SKYSKY_MAX_SCANS,
+    SKYSKY_MAX_FETCH_BYTES and SKYSKY_MAX_FETCH_SECONDS in the environment change it.
     """
     from skysky.core import SkyError
     from skysky.jobs import is_elsewhere
@@ -315,7 +402,7 @@ def video(ctx, source, out, save, smooth, table, csv_only, overwrite, quiet, **m
     from skysky.core import check_outputs
     from skysky.jobs import check_places, refuse_picture
     from skysky.video import ALPHA_OUTPUTS, segment_video, video_codec, video_segmenter
-    say = (lambda line: None) if quiet else click.echo
+    say = (lambda line: None) if quiet else _echo
     source = Path(source).expanduser()
     refuse_picture(source)
     name = source.with_name(f"{source.stem}_sky")
@@ -330,8 +417,8 @@ def video(ctx, source, out, save, smooth, table, csv_only, overwrite, quiet, **m
     try: result = segment_video(source, out, seg, save, smooth, table, _counter(quiet), overwrite)
     finally:
         if not quiet and sys.stderr.isatty(): click.echo(err=True)
-    for line in result.left_out: click.echo(f"skysky: {line}", err=True)
-    if result.broken: click.echo(f"skysky: {result.broken}", err=True)
+    for line in result.left_out: _echo(f"skysky: {line}", err=True)
+    if result.broken: _echo(f"skysky: {result.broken}", err=True)
     say(f"{result.frames} frames in {result.seconds:.1f} s, {result.frames/result.seconds:.1f} a second; "
         + ", ".join(str(f) for f in (out, table) if f))
     ctx.exit(_PARTIAL if result.broken else 0)
@@ -371,7 +458,7 @@ def camera(source, record, table, overwrite, seconds, no_window, smooth, quiet, 
     check_outputs(files, [Path(source).expanduser()], overwrite)  # before all else
     check_places(files)
     if record: video_codec(record)
-    say = (lambda line: None) if quiet else click.echo
+    say = (lambda line: None) if quiet else _echo
     seg = _segmenter(**model | {"size": model["size"] or VIDEO_SIZE}, say=say, quiet=quiet)
     with LiveSource(source) as live, stop_on_signal() as stop:  # until it is connected, Ctrl-C ends it at once
         frames, latency = watch(live, seg, smooth, record, table, window, seconds, stop, overwrite)
@@ -402,7 +489,8 @@ def train(config, out, root, overrides, resume, device):
     from skysky.jobs import check_places
     from skysky.train import load_config, train
     check_places([Path(out).expanduser()/"last.safetensors"])
-    train(load_config(config, overrides | ({"root": root} if root else {})), out, resume, device, click.echo)
+    train(load_config(config, overrides | ({"root": root} if root else {})), out, resume, device,
+          lambda text: _echo(*text.split("\n")))
 
 # %% ../nbs/20_cli.ipynb #00000024
 def _regex(ctx, param, value: str | None) -> re.Pattern | None:
@@ -446,17 +534,17 @@ def evaluate(ctx, data, out, split, match, allow_missing, record, overwrite, **m
     seg = _segmenter(**model)
     home = seg.card.home
     if record and not _is_users(home):
-        click.echo(f"skysky: {home} comes with the installed package, and stays as it is: --record keeps figures in "
+        _echo(f"skysky: {home} comes with the installed package, and stays as it is: --record keeps figures in "
                    "the card of a copy", err=True)
         record = None
     report = evaluate(seg, dataset, Path(out), _progress("images"),
-                      lambda name, why: click.echo(f"skysky: {name}: {why}", err=True), overwrite)
-    click.echo(report.text())
-    click.echo(f"written to {out}")
+                      lambda name, why: _echo(f"skysky: {name}: {why}", err=True), overwrite)
+    _echo(*report.text().split("\n"))
+    _echo(f"written to {out}")
     if record:
         seg.card.metrics[record] = report.figures
         write_card(seg.card, home)
-        click.echo(f"recorded in {_near(home)}")
+        _echo(f"recorded in {_near(home)}")
     ctx.exit(1 if report.errors else 0)
 
 # %% ../nbs/20_cli.ipynb #00000025
@@ -481,7 +569,7 @@ def export(checkpoint, out, name, size, whole, licence, limits, weights, overwri
     from skysky.export import export_model
     card, difference = export_model(checkpoint, out, name, size, whole, licence, limits, weights == "f16", overwrite)
     size = Path(out).stat().st_size/1e6
-    click.echo(f"{card.name}: {out}, {size:.1f} MB, differs from torch by {difference:.1e} in probability at most")
+    _echo(f"{card.name}: {out}, {size:.1f} MB, differs from torch by {difference:.1e} in probability at most")
 
 # %% ../nbs/20_cli.ipynb #00000026
 @main.command(short_help="Turn a model into int8.")
@@ -511,7 +599,7 @@ def quantize(model, out, images, count, overwrite):
     found = [path for path, _ in find_images(images)]
     some = Random(0).sample(found, min(count, len(found)))
     card, same = quantize(model, out, some, lambda items: _progress("pictures")(items), overwrite)
-    click.echo(f"{card.name}: {out}, {Path(out).stat().st_size/1e6:.1f} MB, masks agree on {same:.2%} of the pixels")
+    _echo(f"{card.name}: {out}, {Path(out).stat().st_size/1e6:.1f} MB, masks agree on {same:.2%} of the pixels")
 
 # %% ../nbs/20_cli.ipynb #00000027
 def _height_width(ctx, param, value: str) -> tuple[int, int]:
@@ -548,9 +636,9 @@ def bench(out, models, size, engines, precisions, threads, photos, overwrite, qu
     """
     from skysky.bench import bench
     report = bench(models, size, engines, precisions, threads, photos, quick, out,
-                   lambda what: click.echo(f"measuring {what}", err=True), overwrite)
-    click.echo(report.text())
-    click.echo(f"written to {out}")
+                   lambda what: _echo(f"measuring {what}", err=True), overwrite)
+    _echo(*report.text().split("\n"))
+    _echo(f"written to {out}")
 
 # %% ../nbs/20_cli.ipynb #0000002a
 @main.group()
@@ -567,7 +655,7 @@ def check(ctx, folder, split):
     "Read every image and label of a set once; list what is missing, unreadable, of unequal size or out of range."
     from skysky.data import check_dataset, open_dataset
     report = check_dataset(open_dataset(folder, split, allow_missing=True), _progress("pairs"))
-    click.echo(report.text())
+    _echo(*report.text().split("\n"))
     ctx.exit(1 if report.problems else 0)
 
 # %% ../nbs/20_cli.ipynb #0000002b
@@ -584,7 +672,7 @@ def render(folder, count, size, layout, seed, overwrite):
     from skysky.scenes import write_scenes
     start = time.perf_counter()
     write_scenes(folder, count, size, layout, seed, overwrite)
-    click.echo(f"{count} scenes of {size[0]}x{size[1]} px in {time.perf_counter() - start:.1f} s: {folder}")
+    _echo(f"{count} scenes of {size[0]}x{size[1]} px in {time.perf_counter() - start:.1f} s: {folder}")
 
 # %% ../nbs/20_cli.ipynb #00000030
 @main.command(short_help="List the models that are here or known.")
@@ -597,7 +685,7 @@ def models():
                       "no figures")
         get = "fetched when first used" if c.address else f"copy {c.file} into {c.path.parent}"
         place = _near(c.path) if c.present else f"not here: {get}"
-        click.echo(f"{'*' if c.name == DEFAULT_MODEL else ' '} {c.name}{size}  {c.size} px  "
+        _echo(f"{'*' if c.name == DEFAULT_MODEL else ' '} {c.name}{size}  {c.size} px  "
                    f"{c.licence or 'no licence stated'}  {figure}  {place}")
     click.echo("* runs when no --model is given. SKYSKY_MODELS names a folder with more, SKYSKY_MIRROR an address to "
                "fetch from.")
@@ -629,30 +717,9 @@ def lab(arguments):
 def live(arguments):
     "Open sliders and live camera as an app: Voilà, on this computer alone, with a token in its address."
     notebook = _notebooks("live")/"52_live_camera.ipynb"
-    from html import escape
-
     from voila.app import Voila
 
     class Live(Voila):
-        _door = None  # a file that leads to the address
-
-        def init_settings(self):
-            for name, seconds in (("cull_idle_timeout", 60), ("cull_interval", 10)):  # of a kernel whose page is gone
-                self.config.MappingKernelManager.setdefault(name, seconds)
-            return super().init_settings()
-
-        def init_handlers(self):
-            self.voila_configuration.file_allowlist = []  # of what is served without the token
-            return super().init_handlers()
-
-        def launch_browser(self):  # Voilà's own leaves the token out
-            number, self._door = tempfile.mkstemp(".html", "skysky-")  # of this user alone
-            with open(number, "w", encoding="utf-8") as f:
-                f.write(f'<!doctype html><meta http-equiv="refresh" content="0; url={escape(self.display_url)}">')
-            webbrowser.open(Path(self._door).as_uri())
-
-        def stop(self):
-            if self._door: Path(self._door).unlink(missing_ok=True)
-            super().stop()
+        def launch_browser(self): webbrowser.open(self.display_url)  # Voilà's own leaves the token out
 
     Live.launch_instance([str(notebook), "--token", *arguments])

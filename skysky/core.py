@@ -91,7 +91,8 @@ def limit(
     if not said: return LIMITS[name].value
     with suppress(ValueError):
         if (value := float(said)) > 0: return value
-    raise SkyError(f"SKYSKY_MAX_{name} is {said!r}, no number above 0; give one, such as {LIMITS[name].value:g}, or unset it")
+    raise SkyError(f"SKYSKY_MAX_{name} is {said!r}, no number above 0; give one, such as {LIMITS[name].value:g}, or "
+                   "unset it")
 
 # %% ../nbs/00_core.ipynb #s9e5cfe5
 def is_out_of_memory(
