@@ -333,6 +333,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'skysky.export.SeamModel.__init__': ('export.html#seammodel.__init__', 'skysky/export.py'),
                                'skysky.export.SeamModel.forward': ('export.html#seammodel.forward', 'skysky/export.py'),
                                'skysky.export._kept': ('export.html#_kept', 'skysky/export.py'),
+                               'skysky.export._seam': ('export.html#_seam', 'skysky/export.py'),
                                'skysky.export._training_record': ('export.html#_training_record', 'skysky/export.py'),
                                'skysky.export.check_parity': ('export.html#check_parity', 'skysky/export.py'),
                                'skysky.export.export_model': ('export.html#export_model', 'skysky/export.py'),

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
 from dataclasses import replace
 from io import StringIO
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,10 @@ from torch import nn
 from .core import SKY, SkyError, atomic_write
 from .engines import STRIDE, open_engine
 from .images import read_image
-from .models import load_checkpoint
+from .model_file import file_sha256
+from .models import load_checkpoint, sensible
 from .segment import fit
-from .weights import ModelCard, check_model_files, file_sha256, model_card, model_path, write_card
+from .weights import ModelCard, check_model_files, model_card, model_path, write_card
 
 # %% ../nbs/16_export.ipynb #00000005
 class SeamModel(nn.Module):
@@ -97,13 +99,13 @@ def check_parity(
 ) -> float:  # largest absolute difference of probability
     "Compare torch and the exported file on smooth random pictures."
     engine, seam = open_engine(path, "cpu", "f32"), SeamModel(model, mean, std, temperature).eval()
-    rng, worst = np.random.default_rng(0), 0.
+    rng, worst = np.random.default_rng(0), []
     for h, w in sizes:
         coarse = torch.from_numpy(rng.uniform(0, 255, (2, 3, h//16, w//16)).astype(np.float32))
         imgs = nn.functional.interpolate(coarse, (h, w), mode="bilinear").permute(0, 2, 3, 1).to(torch.uint8)
         with torch.no_grad(): want = seam(imgs).numpy()
-        worst = max(worst, float(np.abs(engine(np.ascontiguousarray(imgs)) - want).max()))
-    return worst
+        worst.append(np.abs(engine(np.ascontiguousarray(imgs)) - want).max())
+    return float(np.max(worst))  # nan where either is, which Python's own max would pass over
 
 # %% ../nbs/16_export.ipynb #00000010
 MAX_DIFFERENCE = .02  # of probability, torch against the exported file, both in float32
@@ -125,32 +127,42 @@ def export_model(
     if path.suffix != ".onnx": raise SkyError(f"{path}: a model is exported to an .onnx file")
     check_model_files(path, [checkpoint], overwrite)
     model, config = load_checkpoint(checkpoint)
-    training = config.get("training", {})
-    seam = config["mean"], config["std"], _kept(training).get("temperature", 1.)
+    with sensible(checkpoint): seam, record = _seam(config), _training_record(config.get("training"))
     with atomic_write(path) as tmp:
         export_onnx(model, tmp, *seam, half)
-        if (difference := check_parity(model, tmp, *seam)) > MAX_DIFFERENCE:
+        if not (difference := check_parity(model, tmp, *seam)) <= MAX_DIFFERENCE:  # not a number, either
             raise SkyError(f"the export of {checkpoint} differs from torch by {difference:.4f} in probability: "
                            "not written")
     card = ModelCard(name or path.stem, path.name, file_sha256(path), config["arch"], size=size, whole=whole,
-                     licence=licence, limits=limits, **_training_record(training))
+                     licence=licence, limits=limits, **record)
     write_card(card, path.with_suffix(".json"))
     return card, difference
 
+
+def _seam(
+    config: dict,  # of a checkpoint
+) -> tuple[list[float], list[float], float]:  # mean and std of the colours, and the temperature
+    "What the graph needs beside the model. Raises ValueError for numbers that make no sense."
+    mean, std = ([float(x) for x in config[key]] for key in ("mean", "std"))
+    temperature = float(_kept(config.get("training")).get("temperature", 1.))
+    if not (len(mean) == len(std) == 3 and all(map(isfinite, mean)) and all(0 < x < 1e6 for x in (*std, temperature))):
+        raise ValueError(f"mean {mean}, std {std}, temperature {temperature}")
+    return mean, std, temperature
+
 # %% ../nbs/16_export.ipynb #00000012
 def _kept(
-    training: dict,  # of a checkpoint's config; empty for a model that was never trained
+    training: dict | None,  # of a checkpoint's config; empty for a model that was never trained
 ) -> dict:  # the figures of the epoch in which the checkpoint was written
     "The last epoch of a checkpoint's own history."
     return training["history"][-1] if training else {}
 
 # %% ../nbs/16_export.ipynb #00000013
 def _training_record(
-    training: dict,  # of a checkpoint's config; empty for a model that was never trained
+    training: dict | None,  # of a checkpoint's config; empty for a model that was never trained
 ) -> dict:  # data and recipe of a model card
     "What a card says of the training, earlier runs first."
     if not training: return {}
-    run, kept, before = training["config"], _kept(training), _training_record(training.get("before") or {})
+    run, kept, before = training["config"], _kept(training), _training_record(training.get("before"))
     name = lambda s: f"{s['path']}/{s['split'] or ''}".rstrip("/") if s["path"] else f"{s['scenes']} rendered scenes"
     images = run["epoch_images"] or "all"
     taught = f"teacher {Path(run['teacher']).parent.name}, " if run.get("teacher") else ""

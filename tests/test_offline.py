@@ -84,8 +84,10 @@ COMMANDS = [
     "mask set/images -q -o masks", "mask set/images -q -o masks --engine onnxruntime",
     "mask set/images -q -o masks --engine torch", f"mask set/images -q -o masks --model {DEFAULT_MODEL} --device cpu",
     "video no.mp4", "camera 99", "models", "data check set", "data render more -n 1 --size 64x96",
-    "evaluate set -o scores", "bench -o bench --quick --size 64x96 --engines openvino,onnxruntime --photos 1",
-    "train config.yaml -o run", "export student.safetensors student.onnx", "quantize set/images small.onnx"]
+    "evaluate set -o scores",
+    f"bench -o bench --quick --model {DEFAULT_MODEL} --size 64x96 --engines openvino,onnxruntime --precisions f32",
+    "train config.yaml -o run", "export student.safetensors -o student.onnx",
+    f"quantize {DEFAULT_MODEL} -o small.onnx --images set/images"]
 
 
 def test_every_command_is_among_these():

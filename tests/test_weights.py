@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from base64 import b64encode
 from contextlib import suppress
@@ -434,3 +435,24 @@ def test_a_clone_has_every_model_whole(path, monkeypatch):
     monkeypatch.delenv("SKYSKY_MODELS", raising=False)
     assert model_path(path.stem).parent in (ROOT/"skysky/models", ROOT/"weights")
     assert model_card(path.stem).home == path
+
+
+@pytest.mark.skipif(not hasattr(os, "setuid") or os.getuid() != 0, reason="only root becomes another user")
+def test_two_users_share_a_cache():
+    "What the first one's runs keep is not the second one's to read, to write or to stumble over."
+    code = """import os, sys
+from skysky import kept
+from skysky.segment import Segmenter
+img = __import__("numpy").zeros((64, 64, 3), "uint8")
+for user in (0, 65534, 65534):
+    if user != os.getuid(): os.setgid(user), os.setuid(user)
+    kept._measured.clear()
+    print(os.getuid(), Segmenter()(img).has_sky)"""
+    with tempfile.TemporaryDirectory() as cache:
+        os.chmod(cache, 0o1777)
+        env = os.environ | {"SKYSKY_CACHE": cache, "HOME": "/proc/nowhere"}
+        run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+        assert (run.stdout, run.stderr) == ("0 False\n65534 False\n65534 False\n", "")
+        folders = {p.name: (p.stat().st_uid, p.stat().st_mode & 0o777) for p in Path(cache).iterdir()}
+        assert folders == {f"compiled-{user}": (user, 0o700) for user in (0, 65534)}
+        assert all(any(p.iterdir()) for p in Path(cache).iterdir())
