@@ -717,9 +717,30 @@ def lab(arguments):
 def live(arguments):
     "Open sliders and live camera as an app: Voilà, on this computer alone, with a token in its address."
     notebook = _notebooks("live")/"52_live_camera.ipynb"
+    from html import escape
+
     from voila.app import Voila
 
     class Live(Voila):
-        def launch_browser(self): webbrowser.open(self.display_url)  # Voilà's own leaves the token out
+        _door = None  # a file that leads to the address
+
+        def init_settings(self):
+            for name, seconds in (("cull_idle_timeout", 60), ("cull_interval", 10)):  # of a kernel whose page is gone
+                self.config.MappingKernelManager.setdefault(name, seconds)
+            return super().init_settings()
+
+        def init_handlers(self):
+            self.voila_configuration.file_allowlist = []  # of what is served without the token
+            return super().init_handlers()
+
+        def launch_browser(self):  # Voilà's own leaves the token out
+            number, self._door = tempfile.mkstemp(".html", "skysky-")  # of this user alone
+            with open(number, "w", encoding="utf-8") as f:
+                f.write(f'<!doctype html><meta http-equiv="refresh" content="0; url={escape(self.display_url)}">')
+            webbrowser.open(Path(self._door).as_uri())
+
+        def stop(self):
+            if self._door: Path(self._door).unlink(missing_ok=True)
+            super().stop()
 
     Live.launch_instance([str(notebook), "--token", *arguments])
