@@ -561,13 +561,17 @@ def evaluate(ctx, data, out, split, match, allow_missing, record, overwrite, **m
 @click.option("--limits", default="", metavar="TEXT", help="Where the model fails, in plain words, for the card.")
 @click.option("--weights", default="f16", type=click.Choice(["f16", "f32"]),
               help="Number format in which the weights are stored; f16 halves the file.")
+@click.option("--mean", "mean_with", multiple=True, metavar="FILE",
+              help="Average the weights with those of another checkpoint or exported file of the same network, which "
+                   "went another way from the same start. May be given several times.")
 @click.option("--overwrite", is_flag=True, help="Replace files that skysky did not write.")
-def export(checkpoint, out, name, size, whole, licence, limits, weights, overwrite):
+def export(checkpoint, out, name, size, whole, licence, limits, weights, mean_with, overwrite):
     "Turn a checkpoint into the file that `skysky mask --model FILE.onnx` runs, and check that both agree."
     from skysky.jobs import check_model
-    check_model(out, [checkpoint], overwrite)
+    check_model(out, [checkpoint, *mean_with], overwrite)
     from skysky.export import export_model
-    card, difference = export_model(checkpoint, out, name, size, whole, licence, limits, weights == "f16", overwrite)
+    card, difference = export_model(checkpoint, out, name, size, whole, licence, limits, weights == "f16", overwrite,
+                                    mean_with)
     size = Path(out).stat().st_size/1e6
     _echo(f"{card.name}: {out}, {size:.1f} MB, differs from torch by {difference:.1e} in probability at most")
 

@@ -10,7 +10,7 @@ __all__ = ['MAX_DIFFERENCE', 'EXACT_LAYERS', 'SeamModel', 'halve_weights', 'expo
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
 from io import StringIO
@@ -27,7 +27,7 @@ from .core import SKY, SkyError, atomic_write
 from .engines import STRIDE, open_engine
 from .images import read_image
 from .model_file import file_sha256
-from .models import load_checkpoint, sensible
+from .models import ARCHS, load_checkpoint, sensible
 from .segment import fit
 from .weights import ModelCard, check_model_files, model_card, model_path, write_card
 
@@ -121,13 +121,18 @@ def export_model(
     limits: str = "",  # where the model fails, in plain words
     half: bool = True,  # store the weights as float16
     overwrite: bool = False,  # replace files that skysky did not write, too
+    mean_with: Sequence[str | os.PathLike] = (),  # checkpoints and exported files whose weights are averaged with these
 ) -> tuple[ModelCard, float]:  # the card, and the largest difference of probability from torch
     "Export a checkpoint, check parity, write the card."
     path = Path(path).expanduser()
     if path.suffix != ".onnx": raise SkyError(f"{path}: a model is exported to an .onnx file")
-    check_model_files(path, [checkpoint], overwrite)
+    check_model_files(path, [checkpoint, *mean_with], overwrite)
     model, config = load_checkpoint(checkpoint)
     with sensible(checkpoint): seam, record = _seam(config), _training_record(config.get("training"))
+    if mean_with:
+        files = " + ".join(map(str, [checkpoint, *mean_with]))
+        model = ARCHS[config["arch"]](files, **config.get("arch_args", {})).eval()
+        if record: record["recipe"] += f"; exported as the mean with {' and '.join(Path(f).name for f in mean_with)}"
     with atomic_write(path) as tmp:
         export_onnx(model, tmp, *seam, half)
         if not (difference := check_parity(model, tmp, *seam)) <= MAX_DIFFERENCE:  # not a number, either
