@@ -100,7 +100,7 @@ def server(command, url, folder):
             yield process
         finally:
             process.terminate()
-            process.wait(timeout=20)
+            process.wait(timeout=120)
 
 
 SLOW = """import time
@@ -239,7 +239,7 @@ def start(page):
       document.querySelector(s).addEventListener("mask", note);
     }""", CAMERA)
     button(page, "Start").click()
-    wait(lambda: "masks/s" in figures(page), 30, f"no masks: {message(page)}")
+    wait(lambda: "masks/s" in figures(page), 120, f"no masks: {message(page)}")
 
 
 def set_to(page, label, value):
@@ -269,7 +269,7 @@ def screenshot(page, name, selector):
 def ious(page, truth, n):
     "IoU of what is painted with the truth of the frame that is shown, for `n` frames."
     for label, value in (("Opacity", 1), ("Smoothing", 0), ("Colour", "#00ff00")): set_to(page, label, value)
-    wait(lambda: painted(picture(page)).any(), 10, "nothing is painted")
+    wait(lambda: painted(picture(page)).any(), 120, "nothing is painted")
     found, last = [], None
     while len(found) < n:
         img = picture(page)
@@ -381,7 +381,7 @@ def test_snapshot_and_recording(page, tmp_path):
     button(page, "Stop").click()
     page.locator(CAMERA).get_by_label("Source", exact=True).select_option("file")
     page.locator(CAMERA).get_by_label("Video file").set_input_files(tmp_path/"sky.webm")  # the recording is a source
-    wait(lambda: "masks/s" in figures(page), 30, f"no masks of the recording: {message(page)}")
+    wait(lambda: "masks/s" in figures(page), 120, f"no masks of the recording: {message(page)}")
     assert read_bars(picture(page)) is not None or picture(page).shape == (360, 640, 3)
 
 
@@ -396,7 +396,7 @@ def test_a_source_of_the_kernel(page, clip, tmp_path):
     address = page.locator(CAMERA).get_by_label("on the kernel's side")
     address.fill(str(tmp_path/"none.mp4"))
     button(page, "Start").click()
-    wait(lambda: "no such file" in message(page), 10, "a file that is not there is not reported")
+    wait(lambda: "no such file" in message(page), 120, "a file that is not there is not reported")
     address.fill(str(tmp_path/"pan.mp4"))
     start(page)
     found = ious(page, clip[1], 10)
@@ -412,8 +412,8 @@ def test_stop_turns_the_camera_off_and_start_on(page):
     start(page)
     assert light_is_on(page)
     do(page, "notebook:run-all-cells")
-    wait(lambda: not light_is_on(page), 5, "a cell that runs again leaves the camera on")
-    wait(lambda: message(page).startswith("Press Start"), 20, "no new widget")
+    wait(lambda: not light_is_on(page), 120, "a cell that runs again leaves the camera on")
+    wait(lambda: message(page).startswith("Press Start"), 120, "no new widget")
 
 
 def test_dark_and_small(page):
@@ -436,10 +436,10 @@ def test_dark_and_small(page):
 def test_restarted_kernel_turns_the_camera_off(page):
     start(page)
     page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
-    wait(lambda: not light_is_on(page), 5, "a restart leaves the camera on")
+    wait(lambda: not light_is_on(page), 120, "a restart leaves the camera on")
     assert "run the cell again" in message(page)
     do(page, "notebook:run-all-cells")
-    wait(lambda: message(page).startswith("Press Start"), 30, "no new widget")
+    wait(lambda: message(page).startswith("Press Start"), 120, "no new widget")
 
 
 @contextmanager
@@ -456,14 +456,14 @@ def test_dead_kernel_is_reported(playwright, lab, clip):
         kernel_process(page, lab).send_signal(signal.SIGKILL)
         took = wait(lambda: "kernel" in message(page), 3, "a dead kernel is not reported")
         print(f"\ndead kernel reported after {took:.1f} s: {message(page)}")
-        wait(lambda: not light_is_on(page), 20, "a dead kernel leaves the camera on")
+        wait(lambda: not light_is_on(page), 120, "a dead kernel leaves the camera on")
 
 
 def test_slow_kernel_gets_one_frame_at_a_time(playwright, lab, clip):
     with notebook(playwright, lab, clip, "slow.ipynb") as page:
-        wait(lambda: "on_mask: ValueError: no tripod (line 6)" in message(page), 5, "an error in on_mask is not shown")
+        wait(lambda: "on_mask: ValueError: no tripod (line 6)" in message(page), 99, "an error in on_mask is not shown")
         screenshot(page, "camera_error", CAMERA)
-        wait(lambda: len(page.evaluate("masks")) >= 12, 30, "masks stop after an error in on_mask")
+        wait(lambda: len(page.evaluate("masks")) >= 12, 120, "masks stop after an error in on_mask")
         assert message(page) == ""
         masks = page.evaluate("masks")
         trips = [m["trip"] for m in masks]
@@ -530,7 +530,7 @@ def refusal(playwright, url, *flags):
     with chromium(playwright, *flags) as page:
         run_notebook(page, url, "slow.ipynb")
         button(page, "Start").click()
-        wait(lambda: message(page) not in ("", "Opening the source…"), 20, "no message")
+        wait(lambda: message(page) not in ("", "Opening the source…"), 120, "no message")
         assert not light_is_on(page)
         screenshot(page, "camera_refused", CAMERA)
         return message(page)
@@ -593,7 +593,7 @@ def test_vscode_is_recognised_and_offers_a_file(playwright, clip, tmp_path):
         with VideoWriter(tmp_path/"still.mp4") as video:
             for i in range(30): video.write(video_frame(img, i, Fraction(1, 15)))
         frame.locator("input[type=file]").set_input_files(tmp_path/"still.mp4")
-        wait(lambda: picture(frame).std() > 20, 10, f"the file is not played: {message(frame)}")
+        wait(lambda: picture(frame).std() > 20, 120, f"the file is not played: {message(frame)}")
 
 
 def test_frame_without_a_camera_is_said(playwright, clip):
@@ -627,7 +627,7 @@ def change(page, action):
       image.addEventListener("load", () => window.arrived = performance.now(), { once: true });
     }""", f"{EXPLORER} img")
     action()
-    wait(lambda: source.get_attribute("src") != before and page.evaluate("arrived"), 20, "the picture stays")
+    wait(lambda: source.get_attribute("src") != before and page.evaluate("arrived"), 120, "the picture stays")
     return shown(page), page.evaluate("arrived - (window.pressed ?? NaN)")
 
 
@@ -639,7 +639,7 @@ def test_explorer(playwright, lab, tmp_path):
     with chromium(playwright) as page:
         run_notebook(page, lab[0])
         page.locator(EXPLORER).scroll_into_view_if_needed()
-        wait(lambda: page.evaluate("s => document.querySelector(s)?.naturalWidth", f"{EXPLORER} img"), 20, "no picture")
+        wait(lambda: page.evaluate("s => document.querySelector(s)?.naturalWidth", f"{EXPLORER} img"), 99, "no picture")
         screenshot(page, "explorer", EXPLORER)
         first, took = shown(page), []
         for _ in range(9):
