@@ -388,6 +388,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'skysky.images._left_out': ('images.html#_left_out', 'skysky/images.py'),
                                'skysky.images._levels': ('images.html#_levels', 'skysky/images.py'),
                                'skysky.images._natural': ('images.html#_natural', 'skysky/images.py'),
+                               'skysky.images._no_pillow_limit': ('images.html#_no_pillow_limit', 'skysky/images.py'),
                                'skysky.images._open': ('images.html#_open', 'skysky/images.py'),
                                'skysky.images._orientation': ('images.html#_orientation', 'skysky/images.py'),
                                'skysky.images._pick': ('images.html#_pick', 'skysky/images.py'),
