@@ -645,6 +645,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'skysky.segment.Segmenter.predict': ('segment.html#segmenter.predict', 'skysky/segment.py'),
                                 'skysky.segment._is_file': ('segment.html#_is_file', 'skysky/segment.py'),
                                 'skysky.segment._known': ('segment.html#_known', 'skysky/segment.py'),
+                                'skysky.segment._light': ('segment.html#_light', 'skysky/segment.py'),
                                 'skysky.segment._of_the_picture': ('segment.html#_of_the_picture', 'skysky/segment.py'),
                                 'skysky.segment._whole': ('segment.html#_whole', 'skysky/segment.py'),
                                 'skysky.segment.edge_band': ('segment.html#edge_band', 'skysky/segment.py'),

@@ -545,7 +545,7 @@ def test_memory_that_runs_out_is_no_damage(monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_that_runs_out_costs_one_picture(tmp_path):
-    "The address space ends, whoever asks for more: a picture that needs it is an error, and what fits is done after it."
+    "The address space ends: a picture that needs more is an error, holds nothing, and what fits is done after it."
     for name in ("a.png", "z.jpg"): (tmp_path/name).write_bytes(stored(IMG, {"a.png": "PNG", "z.jpg": "JPEG"}[name]))
     for name in ("big.jpg", "big.png", "big.tif"): Image.new("RGB", (12_000, 9_000), (90, 140, 220)).save(tmp_path/name)
     code = f"""
