@@ -73,7 +73,7 @@ class _Stderr:
             if not self.running:
                 if self.saved is None: os.close(2)
                 else: os.dup2(self.saved, 2)
-            text = os.pread(self.file.fileno(), 1 << 30, self.read)
+            text = os.pread(self.file.fileno(), os.fstat(self.file.fileno()).st_size - self.read, self.read)
             self.read += len(text)
             self.warnings += [found[0] for found in _WARNING.finditer(text)]
             if self.saved is not None and (others := re.sub(_WARNING.pattern + rb"\n?", b"", text)):

@@ -72,7 +72,21 @@ def _stream(source, name):
     except OSError as e: raise SkyError(f"{name}: cannot be opened ({e.strerror}); check its permissions") from e
 
 # %% ../nbs/01_images.ipynb #00000009
-_open_lock = threading.Lock()
+_lifted = {"lock": threading.Lock(), "by": 0, "limit": None}  # by: blocks that run; limit: what it was
+
+
+@contextmanager
+def _no_pillow_limit():
+    with _lifted["lock"]:
+        if not _lifted["by"]: _lifted["limit"], Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        _lifted["by"] += 1
+    try: yield
+    finally:
+        with _lifted["lock"]:
+            _lifted["by"] -= 1
+            if not _lifted["by"]: Image.MAX_IMAGE_PIXELS = _lifted["limit"]
+
+
 warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")  # EXIF that is broken: nothing a user can act on
 
 
@@ -92,13 +106,10 @@ def _open(stream, name):
         except ImportError as e: raise SkyError(f"{name}: HEIC needs a package; run: pip install pillow-heif") from e
         register_heif_opener()
     Image.init()
-    with _open_lock:
-        pillows, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try: return Image.open(stream, formats=[f for f in _FORMATS if f in Image.OPEN])
-        except UnidentifiedImageError as e:
-            raise SkyError(f"{name}: not a picture that can be read; save it as JPEG or PNG") from e
-        except Exception as e: raise _damaged(name, e) from e
-        finally: Image.MAX_IMAGE_PIXELS = pillows
+    try: return Image.open(stream, formats=[f for f in _FORMATS if f in Image.OPEN])
+    except UnidentifiedImageError as e:
+        raise SkyError(f"{name}: not a picture that can be read; save it as JPEG or PNG") from e
+    except Exception as e: raise _damaged(name, e) from e
 
 # %% ../nbs/01_images.ipynb #0000000b
 def _profile(im):
@@ -224,10 +235,11 @@ def opened_image(
     source: str | os.PathLike | bytes | Image.Image,  # what `read_image` takes, but no array
 ):  # of (Pillow image, name, stream); the stream is None for a Pillow image
     "Open a picture: its header is read, its pixels are not. Raises `SkyError` for what is none."
-    if isinstance(source, Image.Image): yield source, "the image", None
-    else:
-        name = str(source) if isinstance(source, (str, os.PathLike)) else "the bytes"
-        with _stream(source, name) as stream, _open(stream, name) as im: yield im, name, stream
+    with _no_pillow_limit():
+        if isinstance(source, Image.Image): yield source, "the image", None
+        else:
+            name = str(source) if isinstance(source, (str, os.PathLike)) else "the bytes"
+            with _stream(source, name) as stream, _open(stream, name) as im: yield im, name, stream
 
 
 def _read(source, max_pixels=None, alpha=False):

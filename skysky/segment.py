@@ -8,6 +8,7 @@ __all__ = ['BAND', 'TILE', 'MARGIN', 'MAX_AHEAD', 'model_shape', 'fit', 'edge_ba
 # %% ../nbs/05_segment.ipynb #00000002
 import os
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -121,6 +122,15 @@ def _of_the_picture():
         raise SkyError(f"this picture cannot be segmented ({' '.join(str(e).split())[-200:]})") from e
 
 
+def _light(error):
+    "An error that no longer holds the picture over which it came: tracebacks keep what every function had."
+    causes = [error]
+    for e in causes:  # grows meanwhile; of errors that are raised again, each is the cause of the other
+        traceback.clear_frames(e.__traceback__)
+        causes += [cause for cause in (e.__cause__, e.__context__) if cause and cause not in causes]
+    return error
+
+
 class Segmenter:
     "Finds the sky: `seg(image)` is a `SkyMask`, `seg(images)` a list of them."
 
@@ -230,7 +240,7 @@ class Segmenter:
 
         def outcome(source, future):
             try: return source, future.result()
-            except (SkyError, MemoryError) as e: return source, e
+            except (SkyError, MemoryError) as e: return source, _light(e)
 
         pool = ThreadPoolExecutor(workers)
         try:

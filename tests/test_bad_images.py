@@ -399,6 +399,17 @@ def test_sizes():
     assert Image.MAX_IMAGE_PIXELS == before
 
 
+@pytest.mark.parametrize("fmt", ["TIFF", "PNG"])
+def test_pillows_limit_is_not_ours(fmt, monkeypatch):
+    "Some formats look at it again when they decode."
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    file = stored(IMG, fmt)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with ThreadPoolExecutor(4) as pool: assert all((img == IMG).all() for img in pool.map(read_image, [file]*40))
+    assert Image.MAX_IMAGE_PIXELS == 1000
+
+
 def test_huge_photo_in_bounded_memory(tmp_path):
     "A phone's 108 megapixels, lying on their side: at most 2.6 times the RGB size."
     path, exif = tmp_path/"huge.jpg", Image.Exif()
@@ -532,6 +543,29 @@ def test_memory_that_runs_out_is_no_damage(monkeypatch):
         def fail(*args, error=error): raise error
         monkeypatch.setattr("skysky.decode.cv2.imdecode", fail)
         with pytest.raises(MemoryError, match="not enough memory"): read_image(stored(IMG, "JPEG"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_that_runs_out_costs_one_picture(tmp_path):
+    "The address space ends: a picture that needs more is an error, holds nothing, and what fits is done after it."
+    for name in ("a.png", "z.jpg"): (tmp_path/name).write_bytes(stored(IMG, {"a.png": "PNG", "z.jpg": "JPEG"}[name]))
+    for name in ("big.jpg", "big.png", "big.tif"): Image.new("RGB", (12_000, 9_000), (90, 140, 220)).save(tmp_path/name)
+    code = f"""
+import resource
+from pathlib import Path
+from skysky.segment import Segmenter
+folder, seg = Path({str(tmp_path)!r}), Segmenter()
+def names(*names): return [folder/name for name in names]
+def save(source, img, sky, seconds): sky.save(folder/"out.jpg", "overlay", source)
+list(seg.each(names("a.png", "z.jpg")*8, save))  # threads and buffers are there
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages*resource.getpagesize() + 700_000_000, -1))
+for some in ("a.png",), ("big.jpg", "big.png", "big.tif"), ("z.jpg",):
+    for source, result in seg.each(names(*some), save): print(source.name, type(result).__name__)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert run.stdout.split() == ["a.png", "NoneType", "big.jpg", "MemoryError", "big.png", "MemoryError", "big.tif",
+                                  "MemoryError", "z.jpg", "NoneType"], run
 
 
 # ---- folders and names
