@@ -215,6 +215,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'skysky.data.teach': ('data.html#teach', 'skysky/data.py')},
             'skysky.decode': { 'skysky.decode._Stderr': ('decode.html#_stderr', 'skysky/decode.py'),
                                'skysky.decode._Stderr.__init__': ('decode.html#_stderr.__init__', 'skysky/decode.py'),
+                               'skysky.decode._Stderr._pass_on': ('decode.html#_stderr._pass_on', 'skysky/decode.py'),
                                'skysky.decode._Stderr.after_fork': ('decode.html#_stderr.after_fork', 'skysky/decode.py'),
                                'skysky.decode._Stderr.begin': ('decode.html#_stderr.begin', 'skysky/decode.py'),
                                'skysky.decode._Stderr.end': ('decode.html#_stderr.end', 'skysky/decode.py'),

@@ -54,14 +54,27 @@ class _Stderr:
     def __init__(self):
         self.turn, self.running, self.warnings = threading.Condition(), 0, []
         self.file = self.saved = None
+        self.read = 0  # bytes of the file
+
+    def _pass_on(self):
+        "Keep the warnings among what was printed since the last time, and print the rest where it belongs."
+        text = os.pread(self.file.fileno(), os.fstat(self.file.fileno()).st_size - self.read, self.read)
+        self.read += len(text)
+        self.warnings += [found[0] for found in _WARNING.finditer(text)]
+        if self.saved is not None and (others := re.sub(_WARNING.pattern + rb"\n?", b"", text)):
+            os.write(self.saved, others)
 
     def begin(self, alone):
         with self.turn:
             while self.running and (alone or self.running < 0): self.turn.wait()
             if not self.running:
                 if not self.file: self.file = tempfile.TemporaryFile(buffering=0)
-                self.saved, self.read, self.warnings = None, 0, []
+                self.saved, self.warnings = None, []
                 with suppress(OSError): self.saved = os.dup(2)  # it may be closed
+                self._pass_on()  # what a thread was writing when the last block ended
+                os.ftruncate(self.file.fileno(), 0)
+                os.lseek(self.file.fileno(), 0, os.SEEK_SET)
+                self.read = 0
                 os.dup2(self.file.fileno(), 2)
             self.running += -1 if alone else 1
             return len(self.warnings)
@@ -73,15 +86,9 @@ class _Stderr:
             if not self.running:
                 if self.saved is None: os.close(2)
                 else: os.dup2(self.saved, 2)
-            text = os.pread(self.file.fileno(), os.fstat(self.file.fileno()).st_size - self.read, self.read)
-            self.read += len(text)
-            self.warnings += [found[0] for found in _WARNING.finditer(text)]
-            if self.saved is not None and (others := re.sub(_WARNING.pattern + rb"\n?", b"", text)):
-                os.write(self.saved, others)
+            self._pass_on()
             if not self.running:
                 if self.saved is not None: os.close(self.saved)
-                os.ftruncate(self.file.fileno(), 0)
-                os.lseek(self.file.fileno(), 0, os.SEEK_SET)
                 self.turn.notify_all()
             return self.warnings[since:]
 

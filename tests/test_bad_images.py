@@ -469,6 +469,7 @@ def test_warnings_are_those_of_their_picture(tmp_path, capfd):
         try: return read_image(tmp_path/f"{i}.jpg") is None
         except SkyError as e: return str(tmp_path/f"{i}.jpg") in str(e)
     with ThreadPoolExecutor(8) as pool: assert list(pool.map(read, range(60))) == [i % 4 == 0 for i in range(60)]
+    assert read_image(tmp_path/"1.jpg") is not None  # passes on what came while the last of them ended
     assert capfd.readouterr().err == "a line of another thread\n"*60
 
 
