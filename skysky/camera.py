@@ -24,7 +24,7 @@ import numpy as np
 # isort: split
 import av
 
-from .core import SkyError, SkyMask, check_outputs, limit
+from .core import SkyError, SkyMask, check_outputs, is_stream, limit, without_secrets
 from .images import overlay
 from .refine import TemporalFilter
 from .segment import Segmenter
@@ -38,7 +38,6 @@ from skysky.video import (
     decoder_limits,
     sky_row,
     video_frame,
-    without_secrets,
 )
 
 # %% ../nbs/07_camera.ipynb #00000005
@@ -287,7 +286,7 @@ def _window(title) -> Iterator[Callable[[np.ndarray], bool]]:
 # %% ../nbs/07_camera.ipynb #f0000001
 @contextmanager
 def _on_disk(
-    *paths: str | os.PathLike | None,  # files that grow; None, and one that is not there yet, is passed over
+    *paths: str | os.PathLike,  # files that grow; one that is not there yet is passed over
     every: float = 5,  # s
 ):
     "While the block runs, have the system put files on the disk now and then: a power cut costs no more than that."
@@ -295,8 +294,8 @@ def _on_disk(
 
     def run():
         while not over.wait(every):
-            for path in filter(None, paths):
-                with suppress(FileNotFoundError), open(os.path.expanduser(path), "rb+") as f: os.fsync(f.fileno())
+            for path in paths:
+                with suppress(FileNotFoundError), open(path, "rb+") as f: os.fsync(f.fileno())
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
@@ -332,12 +331,13 @@ def watch(
 ) -> tuple[int, float]:  # frames done; median latency, s: from a picture's coming until all is done with it
     "Show and record the sky of a live source."
     if not (record or table or window): raise SkyError("nothing to do: ask for a window, --record or --csv")
-    check_outputs([os.path.expanduser(p) for p in (record, table) if p], [os.path.expanduser(source.name)], overwrite)
+    files = [os.path.expanduser(p) for p in (record, None if table and is_stream(table) else table) if p]
+    check_outputs(files, [os.path.expanduser(source.name)], overwrite)
     latencies = deque(maxlen=1000)
     with ExitStack() as stack:
         add = record and stack.enter_context(_recording(record))
         add_row = table and stack.enter_context(csv_table(table, live=True))
-        stack.enter_context(_on_disk(record, table))
+        stack.enter_context(_on_disk(*files))
         show = stack.enter_context(_window(f"sky: {source.name}")) if window else None
 
         def take(live):

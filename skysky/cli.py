@@ -266,7 +266,7 @@ def _mask(
     "What `skysky mask` does."
     from skysky.core import SkyError, check_outputs, csv_cell
     from skysky.images import OUTPUTS, is_whole
-    from skysky.jobs import Table, check_places, default_output, make_ready, plan_jobs, take_in
+    from skysky.jobs import Table, address_name, check_places, default_output, make_ready, plan_jobs, take_in
     kinds, piped, unsearched = [kind.strip() for kind in save.split(",")], "-" in sources and not out, []
     known = Table(table, _COLUMNS, overwrite) if table else None
     taken = piped or known and known.in_stdout  # standard output is for data
@@ -284,7 +284,7 @@ def _mask(
     if piped: place = folder/f"out{Path(OUTPUTS.get(save, '')).suffix}"
     else: place = out or default_output(Path.cwd() if fetched else base, layout)
     jobs = plan_jobs(base, paths, place, layout, kinds)
-    names = {p: (fetched.get(p) or str(p), str(p.relative_to(base))) for p, _ in jobs}
+    names = {p: (address_name(fetched[p]) if p in fetched else str(p), str(p.relative_to(base))) for p, _ in jobs}
 
     def there(path, files):
         lost = known and known.torn and csv_cell(names[path][0]) not in known.rows
@@ -355,6 +355,14 @@ def mask(ctx, **options):
     with place as folder: ctx.exit(1 if _mask(folder and Path(os.path.realpath(folder)), **options) else 0)
 
 # %% ../nbs/20_cli.ipynb #0000001d
+def _files(out: str | None, table: str | None, quiet: bool) -> tuple:
+    "Video and table as paths, those of them that are no streams, and a function that prints: not among a table's rows."
+    from skysky.core import is_stream, standard_stream
+    out, table = (path and Path(path).expanduser() for path in (out, table))
+    files = [path for path in (out, table) if path and not (path is table and is_stream(path))]
+    return out, table, files, lambda line: quiet or _echo(line, err=table and standard_stream(table) == 1)
+
+
 def _counter(quiet: bool):
     "A function that shows the `Progress` of a video in one line of a terminal, at most ten times a second."
     if quiet or not sys.stderr.isatty(): return lambda progress: None
@@ -402,14 +410,12 @@ def video(ctx, source, out, save, smooth, table, csv_only, overwrite, quiet, **m
     from skysky.core import check_outputs
     from skysky.jobs import check_places, refuse_picture
     from skysky.video import ALPHA_OUTPUTS, segment_video, video_codec, video_segmenter
-    say = (lambda line: None) if quiet else _echo
     source = Path(source).expanduser()
     refuse_picture(source)
     name = source.with_name(f"{source.stem}_sky")
     if csv_only: out, table = None, table or f"{name}.csv"
     else: out = out or f"{name}{'.webm' if save in ALPHA_OUTPUTS else '.mp4'}"
-    out, table = (path and Path(path).expanduser() for path in (out, table))
-    files = list(filter(None, (out, table)))
+    out, table, files, say = _files(out, table, quiet)
     check_outputs(files, [source], overwrite)  # before a model is fetched
     check_places(files)
     if out: video_codec(out, save in ALPHA_OUTPUTS)
@@ -453,12 +459,10 @@ def camera(source, record, table, overwrite, seconds, no_window, smooth, quiet, 
     from skysky.video import VIDEO_SIZE, video_codec
     window = has_display() and not no_window
     if not (record or table or window): raise SkyError("no window can be shown here: give --record FILE or --csv FILE")
-    record, table = (path and Path(path).expanduser() for path in (record, table))
-    files = list(filter(None, (record, table)))
+    record, table, files, say = _files(record, table, quiet)
     check_outputs(files, [Path(source).expanduser()], overwrite)  # before all else
     check_places(files)
     if record: video_codec(record)
-    say = (lambda line: None) if quiet else _echo
     seg = _segmenter(**model | {"size": model["size"] or VIDEO_SIZE}, say=say, quiet=quiet)
     with LiveSource(source) as live, stop_on_signal() as stop:  # until it is connected, Ctrl-C ends it at once
         frames, latency = watch(live, seg, smooth, record, table, window, seconds, stop, overwrite)
@@ -713,7 +717,8 @@ def lab(arguments):
     nbs = _notebooks("lab")
     if not find_spec("jupyterlab"): raise SkyError("JupyterLab is not installed: run `pip install '.[notebook]'` there")
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", str(nbs), *arguments])
+    quiet = [f"--LabApp.{k}" for k in ("news_url=None", "check_for_updates_class=jupyterlab.NeverCheckForUpdate")]
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", str(nbs), *quiet, *arguments])
 
 # %% ../nbs/20_cli.ipynb #00000034
 @main.command(context_settings={"ignore_unknown_options": True})

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'SKY', 'IGNORE_INDEX', 'IMAGENET_MEAN', 'IMAGENET_STD', 'MIN_SKY', 'LIMITS', 'MARK', 'printable',
-           'SkyError', 'csv_cell', 'Limit', 'limit', 'is_out_of_memory', 'atomic_write', 'is_stream', 'standard_stream',
-           'open_stream', 'is_ours', 'check_outputs', 'Horizon', 'SkyMask']
+           'without_secrets', 'SkyError', 'csv_cell', 'Limit', 'limit', 'is_out_of_memory', 'atomic_write', 'is_stream',
+           'standard_stream', 'open_stream', 'is_ours', 'check_outputs', 'Horizon', 'SkyMask']
 
 # %% ../nbs/00_core.ipynb #00000002
 import errno
@@ -48,6 +48,20 @@ def printable(
 ) -> str:
     "`str(value)` as one line that drives no terminal: controls, and what is no Unicode, are spelled out."
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(value))
+
+
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(.*)", re.I | re.S)
+
+
+def without_secrets(
+    text,  # an address, a path, the number of a camera; or a text with addresses in it
+) -> str:
+    "What can be printed: addresses without user, password and query; anything else as it is."
+    if not (found := _ADDRESS.fullmatch(str(text))):
+        return re.sub(r"(?i)[a-z][a-z0-9+.-]+://[^\s'\"<>]+", lambda part: without_secrets(part[0]), str(text))
+    *user, rest = found[2].rpartition("@")  # of the last one: there are passwords with an @ or a / in them
+    place, *query = re.split(r"[?#]", rest, maxsplit=1)
+    return f"{found[1]}://{'***@'*any(user)}{place}{'?***'*bool(query)}"
 
 
 class SkyError(Exception):

@@ -205,7 +205,11 @@ class OpenVINOEngine(Engine):
         kept = cache and (folder := own_folder(cache)) and folder/f"openvino_{digest(of)}"
         self._compiled = self._kept(core, kept, config) if kept else None
         if not self._compiled:
-            self._compiled = core.compile_model(_read_onnx(path), "CPU", config)
+            graph = _read_onnx(path)
+            try: self._compiled = core.compile_model(graph, "CPU", config)
+            except Exception as e:  # OpenVINO has one of its own for each kind; int8 with bf16 is missing on some CPUs
+                raise SkyError(f"{path}: OpenVINO has no way to run it in {precision} on this processor; take another "
+                               "precision, or another engine") from e
             if kept: keep(kept, self._compiled.export_model().getbuffer())
         self.device = f"CPU: {core.get_property('CPU', 'FULL_DEVICE_NAME').strip()}"
         self.threads = self._compiled.get_property("INFERENCE_NUM_THREADS")
@@ -389,8 +393,9 @@ def _measure_ways(
     "Time the ways in which a CPU can run a model."
     first, others = opened(precisions[0], 0), {}
     for precision in precisions[1:]:
-        with suppress(SkyError):  # a CPU need not have it
-            others[precision] = opened(precision, 0)
+        with suppress(SkyError):  # a CPU need not have it, or not for this model
+            (engine := opened(precision, 0))(np.zeros((1, STRIDE, STRIDE, 3), np.uint8))
+            others[precision] = engine
             break  # formats of one size are equally fast
     def names(engines): return {_way(p, e): e for p, e in engines.items()}
     ways = names({precisions[0]: first} | others)

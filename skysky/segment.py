@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from .core import SkyError, SkyMask, is_out_of_memory
+from .core import SkyError, SkyMask, is_out_of_memory, limit
 from .engines import STRIDE, open_engine
 from .images import image_size, read_image
 from .refine import drop_unsure, shrink, upsample_guided
@@ -153,7 +153,10 @@ class Segmenter:
         self.threshold = self.card.threshold if threshold is None else threshold
         self.sure = self.card.sure if sure is None else sure
         self.refine, self.flip = refine, flip
-        if self.size < STRIDE: raise SkyError(f"size (the model's longer side) must be {STRIDE} px or more, not {size}")
+        most = int(limit("MODEL_SIDE"))
+        if not STRIDE <= self.size <= most:
+            raise SkyError(f"size (the model's longer side) must be {STRIDE} to {most} px, not {size}; "
+                           "SKYSKY_MAX_MODEL_SIDE permits more")
         for name in ("threshold", "sure"):
             value = getattr(self, name)
             if not 0 <= value <= 1: raise SkyError(f"{name} must be a probability in 0..1, not {value}")

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['HDR', 'CONTAINERS', 'VIDEO_OUTPUTS', 'ALPHA_OUTPUTS', 'VIDEO_SIZE', 'Frame', 'video_frame', 'check_frame',
-           'decoder_limits', 'frames_ahead', 'without_secrets', 'VideoReader', 'half_of_threads', 'video_codec',
-           'VideoWriter', 'in_threads', 'FrameSky', 'video_segmenter', 'sky_row', 'Progress', 'csv_table',
-           'VideoResult', 'segment_video', 'stage_rates']
+           'decoder_limits', 'frames_ahead', 'VideoReader', 'half_of_threads', 'video_codec', 'VideoWriter',
+           'in_threads', 'FrameSky', 'video_segmenter', 'sky_row', 'Progress', 'csv_table', 'VideoResult',
+           'segment_video', 'stage_rates']
 
 # %% ../nbs/06_video.ipynb #00000002
 import csv
@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -40,7 +40,19 @@ from av.stream import Discard, Disposition
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 
 from . import __version__
-from .core import LIMITS, MARK, Limit, SkyError, SkyMask, atomic_write, check_outputs, limit
+from skysky.core import (
+    LIMITS,
+    MARK,
+    Limit,
+    SkyError,
+    SkyMask,
+    atomic_write,
+    check_outputs,
+    is_stream,
+    limit,
+    open_stream,
+    without_secrets,
+)
 from .engines import usable_threads, use_threads
 from .images import SKY_COLOR
 from .refine import TemporalFilter
@@ -209,20 +221,6 @@ def frames_ahead(
     "How many frames may be under way at once: RGB, planes, probability and picture take 16 bytes a pixel."
     return int(min(12, max(1, limit("FRAMES_BYTES")//(16*pixels))))
 
-# %% ../nbs/06_video.ipynb #f0000007
-_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(.*)", re.I | re.S)
-
-
-def without_secrets(
-    source,  # a path, the number of a camera, an address
-) -> str:
-    "What can be printed: an address without user, password and query; anything else as it is."
-    found = _ADDRESS.fullmatch(str(source))
-    if not found: return str(source)
-    *user, rest = found[2].rpartition("@")  # of the last one: there are passwords with an @ or a / in them
-    place, *query = re.split(r"[?#]", rest, maxsplit=1)
-    return f"{found[1]}://{'***@'*any(user)}{place}{'?***'*bool(query)}"
-
 # %% ../nbs/06_video.ipynb #0000000f
 # Containers that hold what they show: of those that name other files, none is opened.
 CONTAINERS = ("3dostr,aac,ac3,aiff,amr,apng,asf,av1,avi,avs2,avs3,caf,cavsvideo,cine,dhav,dirac,dnxhd,dv,dxa,evc,flac,"
@@ -260,7 +258,7 @@ def _open_video(
 ) -> av.container.InputContainer:
     "Open a video file. Raises `SkyError` for what cannot be one."
     if path.is_dir(): raise SkyError(f"{path}: a folder; name a video in it")
-    if not path.exists() and _ADDRESS.fullmatch(str(path)):
+    if not path.exists() and re.match("[a-z][a-z0-9+.-]+:/", str(path), re.I):
         raise SkyError(f"{without_secrets(path)}: an address; download the video, or watch it: skysky camera ADDRESS")
     if not path.exists(): raise SkyError(f"{path}: no such file; check the path")
     if not path.is_file(): raise SkyError(f"{path}: not a regular file; name a video file")
@@ -1135,29 +1133,34 @@ def csv_table(
     path: str | os.PathLike,
     live: bool = False,  # the file is there from the first row on, and every row at once
 ) -> Iterator[Callable[[dict], None]]:  # a function that adds a row
-    "A CSV file that is there when the block has ended well. Its last column is our mark: the version that wrote a row."
-    path = Path(os.path.expanduser(path))
-    with (_growing(path) if live else atomic_write(path)) as tmp, ExitStack() as stack:
-        file = None
+    """A CSV file that is there when the block has ended well; a stream (`is_stream`) gets every row at once.
+
+    The last column is our mark: the version that wrote a row. `BrokenPipeError`: nobody reads the stream any more."""
+    path, stream = Path(os.path.expanduser(path)), is_stream(path)
+    growing = nullcontext() if stream else _growing(path) if live else atomic_write(path)
+    with growing as tmp, ExitStack() as stack:
+        file = stack.enter_context(open_stream(path)) if stream else None
+        begun = False
 
         def write(values):
-            text, end = io.StringIO(newline=""), file.tell()
+            text, end = io.StringIO(newline=""), None if stream else file.tell()
             csv.writer(text).writerow(values)
             line = text.getvalue().encode()
             try:
                 while line: line = line[file.write(line):]
             except OSError:
-                file.truncate(end)  # half a row is none
+                if not stream: file.truncate(end)  # half a row is none
                 raise
 
         def add(row):
-            nonlocal file
+            nonlocal file, begun
             row = row | {MARK: __version__}
             try:
-                if file is None:
-                    file = stack.enter_context(tmp.open("wb", buffering=0))
-                    write(row)
+                file = file or stack.enter_context(tmp.open("wb", buffering=0))
+                if not begun: write(row)
+                begun = True
                 write(row.values())
+            except BrokenPipeError: raise  # whoever reads the rows wants no more
             except OSError as e:
                 kept = "; the rows before are kept"*live
                 raise SkyError(f"cannot write {path}: {e.strerror}{kept}") from e
@@ -1179,14 +1182,15 @@ def segment_video(
     seg: Segmenter | None = None,  # None: `video_segmenter`
     save: str = "overlay",  # a key of `VIDEO_OUTPUTS`
     smooth: float = .6,  # smoothing in time, see `TemporalFilter`; 0 is off
-    table: str | os.PathLike | None = None,  # a CSV file with a row a frame; None: none
+    table: str | os.PathLike | None = None,  # a CSV file, or stream, with a row a frame; None: none
     progress: Callable[[Progress], None] = lambda progress: None,  # called after every frame
     overwrite: bool = False,  # replace files that skysky did not write, too
 ) -> VideoResult:
     "Find the sky in every frame. An error or an interrupt leaves no file behind, and an earlier one as it was."
     if out is None and table is None: raise SkyError("nothing to write: name a video, a table, or both")
     start, paint, alpha = time.perf_counter(), _painter(save), save in ALPHA_OUTPUTS
-    source, *written = (Path(os.path.expanduser(p)) for p in (source, out, table) if p)
+    files = (source, out, None if table and is_stream(table) else table)
+    source, *written = (Path(os.path.expanduser(p)) for p in files if p)
     check_outputs(written, [source], overwrite)
     sdr = save == "matte" or out is None or video_codec(out, alpha, hdr=True) is None
     with ExitStack() as stack:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEFAULT_MODEL', 'TIMEOUT', 'ModelCard', 'read_text_file', 'read_card', 'write_card', 'check_model_files',
-           'model_folders', 'cache_folder', 'list_models', 'model_card', 'may_fetch', 'without_secrets', 'fetch',
+           'model_folders', 'cache_folder', 'list_models', 'model_card', 'may_fetch', 'request_for', 'fetch',
            'model_path']
 
 # %% ../nbs/04_weights.ipynb #00000002
@@ -29,7 +29,7 @@ from urllib.parse import quote, unquote
 from urllib.request import Request, urlopen
 
 import skysky
-from .core import LIMITS, Limit, SkyError, atomic_write, check_outputs, limit, printable
+from .core import LIMITS, Limit, SkyError, atomic_write, check_outputs, limit, printable, without_secrets
 from .engines import STRIDE
 from .model_file import file_sha256, model_sha256
 
@@ -213,16 +213,6 @@ def may_fetch() -> bool:
     return os.environ.get("SKYSKY_OFFLINE", "0") in ("", "0")
 
 
-_SECRET = re.compile(r"(?<=://)[^/?#]*@|(?<=\?)[^#]*")  # name and password, and what a signed address ends in
-
-
-def without_secrets(
-    address: str,
-) -> str:
-    "An address as it may be shown: without a password."
-    return _SECRET.sub(lambda found: "…@" if found[0].endswith("@") else "…", address)
-
-
 def _by_hand(card: ModelCard) -> str:
     "What is left to the user when a file cannot be fetched."
     return f"copy {card.file} into {card.path.parent}"
@@ -249,7 +239,9 @@ TIMEOUT = 30  # s without a byte, after which a server counts as silent
 _BLOCK = 1 << 20  # bytes
 
 
-def _request(address: str) -> Request:
+def request_for(
+    address: str,  # http://... or https://..., with user and password or without
+) -> Request:
     "What is asked of a server; name and password of an address go into a header, which is not for others."
     at = re.match(r"(https?://)([^/?#]*)@", address)
     request = Request(at[1] + address[at.end():] if at else address,
@@ -260,7 +252,7 @@ def _request(address: str) -> Request:
 
 def _transfer(address: str) -> Iterator[int | bytes]:
     "How many bytes a server says that it sends, 0 when it does not; and these."
-    with urlopen(_request(address), timeout=TIMEOUT) as reply:
+    with urlopen(request_for(address), timeout=TIMEOUT) as reply:
         yield int(reply.headers.get("Content-Length") or 0)
         while block := reply.read(_BLOCK): yield block
 

@@ -903,7 +903,15 @@ def test_lab_starts_jupyterlab_in_the_notebooks(monkeypatch):
     monkeypatch.setattr(os, "execv", lambda *args: started.append(args))
     CliRunner().invoke(main, ["lab", "--no-browser"], catch_exceptions=False)
     [(_, command)] = started
-    assert command[1:3] == ["-m", "jupyterlab"] and Path(command[3]).name == "nbs" and command[4] == "--no-browser"
+    assert command[1:3] == ["-m", "jupyterlab"] and Path(command[3]).name == "nbs" and command[-1] == "--no-browser"
+
+
+def test_a_password_in_a_pictures_address_is_neither_printed_nor_written(tmp_path):
+    for user in ("me:hidden@", "me:hid/hidden@", "hidden@"):
+        run = skysky("mask", f"http://{user}127.0.0.1:9/a/b.jpg?id=3&key=hidden", "--csv", "t.csv", "-v", cwd=tmp_path)
+        assert run.returncode == 1 and run.stderr.count("\n") == 1 and "127.0.0.1:9/a/b.jpg" in run.stderr
+        assert "hidden" not in run.stdout + run.stderr
+        assert "hidden" not in " ".join(f"{p} {p.read_text() if p.is_file() else ''}" for p in tmp_path.rglob("*"))
 
 
 def test_rendered_set_from_check_to_report(tmp_path, model):

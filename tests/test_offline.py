@@ -2,6 +2,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -91,8 +92,7 @@ COMMANDS = [
 
 
 def test_every_command_is_among_these():
-    "But for the two that serve pages to this machine's browser."
-    assert {c.split()[0] for c in COMMANDS} == main.commands.keys() - {"lab", "live"}
+    assert {c.split()[0] for c in COMMANDS} | PAGES.keys() == main.commands.keys()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -112,6 +112,40 @@ def test_a_command_calls_nobody(alone, place, tmp_path, command):
     if " -q " in command: assert run.stderr == ""
     left = {p.relative_to(tmp_path/"home").as_posix() for p in (tmp_path/"home").rglob("*") if p.is_file()}
     assert not [p for p in left if "intel" in p or "Microsoft" in p], "an identity that lasts"
+
+
+PAGES = {"lab": ["lab", "lab/api/news", "lab/api/update"], "live": ["voila/static/voila.js"]}  # what a browser asks for
+
+# Starts a server, asks it for pages, and ends it.
+ASK = """
+import subprocess, sys, time
+from urllib.request import urlopen
+port, command, *pages = sys.argv[1:]
+skysky = "import sys; from skysky.cli import main; main()"
+with subprocess.Popen([sys.executable, "-c", skysky, command, "--no-browser", f"--port={port}",
+                       "--IdentityProvider.token=t", "--allow-root"][:None if command == "lab" else -2]) as server:
+    try:
+        for page in pages:
+            for i in range(300):
+                try: assert urlopen(f"http://127.0.0.1:{port}/{page}?token=t").status == 200
+                except OSError as e:
+                    if server.poll() is not None or i == 299 or hasattr(e, "code"): raise
+                    time.sleep(.2)
+                else: break
+        time.sleep(3)
+    finally: server.terminate()
+"""
+
+
+@pytest.mark.parametrize("command", PAGES)
+def test_a_server_of_pages_calls_nobody(alone, command):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    run, seen = alone([sys.executable, "-c", ASK, str(port), command, *PAGES[command]])
+    assert run.returncode == 0, run.stderr
+    here = ("'localhost'", "'127.0.0.1'", "'::1'", "'0.0.0.0'")
+    assert not [line for line in seen.splitlines() if not any(name in line for name in here)], seen
 
 
 @pytest.mark.parametrize("home", ["/proc/nowhere", "/dev/null"])

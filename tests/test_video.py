@@ -641,3 +641,15 @@ def test_the_output_lies_beside_its_source_and_home_is_known(tmp_path):
     assert run().returncode == run("--csv-only").returncode == run("-o", "~/a.mkv", "--csv", "~/a.csv").returncode == 0
     assert files(tmp_path/"clips") == ["in.mp4", "in_sky.csv", "in_sky.mp4"]
     assert files(tmp_path/"elsewhere") == [] and {"a.mkv", "a.csv"} < set(files(tmp_path))
+
+
+def test_a_table_goes_to_standard_output_and_other_lines_do_not(tmp_path):
+    make(tmp_path/"a.mp4", range(4))
+    command = [*SKYSKY, "video", tmp_path/"a.mp4", "--csv-only", "--csv"]
+    run = subprocess.run([*command, "/dev/stdout"], capture_output=True, text=True)
+    assert run.returncode == 0 and len(run.stdout.splitlines()) == 5 and "4 frames" in run.stderr, run.stderr
+    with (tmp_path/"t.csv").open("w") as file: subprocess.run([*command, "/dev/stdout"], stdout=file, check=True)
+    assert [r["time"] for r in csv.DictReader((tmp_path/"t.csv").open())] == ["0.0", "0.04", "0.08", "0.12"]
+    run = subprocess.run([*command, "/dev/full"], capture_output=True, text=True)
+    assert run.returncode == 1 and run.stderr.endswith("skysky: cannot write /dev/full: No space left on device\n")
+    assert not Path("/dev/full").is_file() and {p.name for p in tmp_path.iterdir()} == {"a.mp4", "t.csv"}
