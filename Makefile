@@ -2,13 +2,15 @@
 # make test             everything the project checks
 # make lab              the notebooks in JupyterLab
 # make export           notebooks -> skysky/ and README.md
+# make lowest           the demo with the oldest release of each requirement that settings.ini permits
+# make audit            known faults and the licences of what an install brings
 SHELL := /bin/bash
 
 PYTHON ?= python3
 BIN := .venv/bin
 APT := $(shell [ "$$(id -u)" = 0 ] || echo sudo) apt-get
 
-.PHONY: demo test lab export clean
+.PHONY: demo test lab export lowest audit clean
 .DELETE_ON_ERROR:
 
 # Debian keeps venv and OpenCV's libGL in packages of their own.
@@ -54,5 +56,30 @@ export: .venv/dev
 	$(BIN)/nbdev-export
 	$(BIN)/python tests/test_readme.py
 
+.venv-release:
+	$(PYTHON) -m venv .venv-release
+	.venv-release/bin/pip install -q 'pip-audit>=2.9,<3' 'pip-licenses>=5,<6' 'uv>=0.9,<1'
+
+# A throwaway environment: requirements at their lower bounds, and every kind of output of the demo's scene.
+lowest: .venv-release
+	rm -rf .venv-lowest demo/lowest
+	.venv-release/bin/uv venv -q --python $(PYTHON) .venv-lowest
+	.venv-release/bin/uv pip install -q --python .venv-lowest --resolution lowest-direct .
+	.venv-lowest/bin/skysky data render demo/lowest/scene -n 4 --size 270x480
+	.venv-lowest/bin/skysky mask demo/lowest/scene/images -o demo/lowest/out --save mask,prob,prob16,overlay,cutout \
+	  --csv demo/lowest/sky.csv
+	cat demo/lowest/scene/images/*.jpg > demo/lowest/scenes.mjpeg
+	.venv-lowest/bin/skysky video demo/lowest/scenes.mjpeg --csv demo/lowest/video.csv
+
+# What the base install brings; torch's CUDA libraries, of the extra `train`, have NVIDIA's licence.
+audit: .venv-release
+	rm -rf .venv-lowest
+	.venv-release/bin/uv venv -q --python $(PYTHON) .venv-lowest
+	.venv-release/bin/uv pip install -q --python .venv-lowest .
+	.venv-release/bin/pip-licenses --python .venv-lowest/bin/python --partial-match \
+	  --allow-only 'Apache;BSD;MIT;ISC;HPND;Historical Permission;PSF;Python Software Foundation;MPL;Mozilla'
+	.venv-release/bin/uv pip freeze -q --python .venv-lowest --exclude-editable | grep -v '^skysky' > .venv-lowest/all.txt
+	.venv-release/bin/pip-audit --strict --no-deps --disable-pip -r .venv-lowest/all.txt
+
 clean:
-	rm -rf .venv demo build *.egg-info
+	rm -rf .venv .venv-lowest .venv-release demo build *.egg-info

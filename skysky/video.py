@@ -224,9 +224,9 @@ def frames_ahead(
 # %% ../nbs/06_video.ipynb #0000000f
 # Containers that hold what they show: of those that name other files, none is opened.
 CONTAINERS = ("3dostr,aac,ac3,aiff,amr,apng,asf,av1,avi,avs2,avs3,caf,cavsvideo,cine,dhav,dirac,dnxhd,dv,dxa,evc,flac,"
-              "flic,flv,gif,gxf,h261,h263,h264,hevc,ivf,jpegxl_anim,live_flv,lxf,m4v,matroska,mjpeg,mov,mp3,mpeg,"
-              "mpegts,mpegvideo,mtv,mxf,nsv,nut,nuv,obu,ogg,pva,r3d,rm,roq,rpl,smjpeg,swf,ty,vc1,vc1test,vvc,w64,wav,"
-              "wtv,yuv4mpegpipe")
+              "flic,flv,gif,gxf,h261,h263,h264,hevc,ivf,jpeg_pipe,jpegxl_anim,live_flv,lxf,m4v,matroska,mjpeg,mov,mp3,"
+              "mpeg,mpegts,mpegvideo,mtv,mxf,nsv,nut,nuv,obu,ogg,png_pipe,pva,r3d,rm,roq,rpl,smjpeg,swf,ty,vc1,"
+              "vc1test,vvc,w64,wav,wtv,yuv4mpegpipe")
 
 
 def _unpacked(

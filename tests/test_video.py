@@ -653,3 +653,11 @@ def test_a_table_goes_to_standard_output_and_other_lines_do_not(tmp_path):
     run = subprocess.run([*command, "/dev/full"], capture_output=True, text=True)
     assert run.returncode == 1 and run.stderr.endswith("skysky: cannot write /dev/full: No space left on device\n")
     assert not Path("/dev/full").is_file() and {p.name for p in tmp_path.iterdir()} == {"a.mp4", "t.csv"}
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png"])
+def test_pictures_one_after_another_are_a_video(tmp_path, kind):
+    path = tmp_path/"in.mjpeg"
+    with path.open("wb") as f:
+        for i in range(5): Image.fromarray(view(i)).save(f, kind)
+    assert segment_video(path, tmp_path/"out.mp4").frames == 5
