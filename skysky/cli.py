@@ -108,8 +108,11 @@ class _Commands(click.Group):
         try: return super().main([_home(arg) for arg in (sys.argv[1:] if args is None else args)], *more, **kwargs)
         except SystemExit as e:
             lost = getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "lost", None)
-            if not e.code and lost and lost.errno != errno.EPIPE: raise SystemExit(1) from e
-            raise
+            status = 1 if not e.code and lost and lost.errno != errno.EPIPE else e.code or 0
+            if args is None and any(t.name.startswith("reader of ") for t in threading.enumerate()):
+                for stream in (sys.stdout, sys.stderr): stream.flush()
+                os._exit(status)  # FFmpeg waits for a silent server: Python's own end would take its ground away
+            raise SystemExit(status) from e
 
     def make_context(self, *args, **kwargs):
         with _legible(): return super().make_context(*args, **kwargs)

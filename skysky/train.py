@@ -45,7 +45,7 @@ from .augment import CROP_SCALE, Normalize, compose, reference_tfms, strong_tfms
 from .augment import to_float as batch_to_float
 from .core import CLASSES, IGNORE_INDEX, SKY, SkyError, atomic_write, limit
 from .data import RenderedScenes, TaughtPictures, check_dataset, open_dataset, sky_dls
-from .engines import fastest, machine
+from .engines import cpu_has, fastest, machine
 from .kept import measured_once
 from .metrics import Counts, boundary_f1, false_alarms, iou
 from .models import ARCHS, load_checkpoint, read_checkpoint, save_checkpoint, sensible
@@ -417,7 +417,7 @@ def precision_cbs(
     if device.type == "cuda":
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         return [ChannelsLast(), MixedPrecision(AMPMode.BF16 if bf16 else AMPMode.FP16)], "bf16" if bf16 else "fp16"
-    has_bf16 = device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
+    has_bf16 = device.type == "cpu" and cpu_has("avx512_bf16")
     if model is None or not has_bf16: return [ChannelsLast()], "fp32"
     trained = [(name, p.requires_grad) for name, p in model.named_parameters()]
     of = {"model": sha256(f"{model}{trained}".encode()).hexdigest(), "size": list(size), "version": torch.__version__}

@@ -242,9 +242,17 @@ def test_the_window_shows_the_painted_sky_until_escape_is_pressed(tmp_path, scre
     assert run.returncode == 0 and "frames in" in out
 
 
+@pytest.fixture
+def a_terminal():
+    "Its closing is heard by what a test starts, also where nohup started the tests."
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", None)])
-def test_a_signal_ends_a_recording_and_keeps_it(tmp_path, number):
+def test_a_signal_ends_a_recording_and_keeps_it(tmp_path, number, a_terminal):
     server = Server(Webcam)
     command = [*SKYSKY, "camera", f"http://127.0.0.1:{server.port}/cam", "--record", "out.mp4", "--csv", "out.csv"]
     run = subprocess.Popen(command, cwd=tmp_path, env=NO_DISPLAY, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -341,7 +349,7 @@ def test_who_asked_to_outlive_the_terminal_does():
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_a_second_signal_of_a_closed_terminal_does_not_break_off_the_end():
+def test_a_second_signal_of_a_closed_terminal_does_not_break_off_the_end(a_terminal):
     with stop_on_signal() as stop:
         for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGTERM): signal.raise_signal(number)
         assert stop.is_set()
