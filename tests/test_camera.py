@@ -244,10 +244,11 @@ def test_the_window_shows_the_painted_sky_until_escape_is_pressed(tmp_path, scre
 
 @pytest.fixture
 def a_terminal():
-    "Its closing is heard by what a test starts, also where nohup started the tests."
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    "Its signals are heard also where nohup, or a job in the background, started the tests."
+    heard = ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler))
+    before = {number: signal.signal(number, handler) for number, handler in heard}
     yield
-    signal.signal(signal.SIGHUP, before)
+    for number, handler in before.items(): signal.signal(number, handler)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
