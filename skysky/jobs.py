@@ -253,7 +253,7 @@ def fetch(
     max_bytes, seconds = max_bytes or limit("FETCH_BYTES"), seconds or limit("FETCH_SECONDS")
     opener, end, done = request.OpenerDirector(), time.monotonic() + seconds, 0
     for name in ("Proxy", "HTTP", "HTTPS", "HTTPRedirect", "HTTPDefaultError", "Unknown"):  # neither files nor FTP
-        opener.add_handler(getattr(request, f"{name}Handler")())
+        if handler := getattr(request, f"{name}Handler", None): opener.add_handler(handler())  # a Python may lack ssl
     opener.add_handler(request.HTTPErrorProcessor())
 
     def transfer():
