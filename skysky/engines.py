@@ -31,7 +31,7 @@ import cv2
 import numpy as np
 
 from .core import SkyError, limit
-from .kept import digest, keep, measured_once, own_folder, read_kept
+from .kept import digest, drop_unnoted, keep, measured_once, note_files, own_folder, read_kept
 from .model_file import damaged, model_file, model_sha256, no_sky_model, read_model_file
 
 # %% ../nbs/03_engines.ipynb #00000005
@@ -258,6 +258,7 @@ class OnnxRuntimeEngine(Engine):
     ):
         "Open the model. Raises `SkyError` for a file that is no sky model, and a provider that does not start."
         super().__init__()
+        self._folder, self._compiled = None, set()  # what TensorRT compiles: where, for which shapes
         ort, path, [kind, _, number] = _library("onnxruntime"), model_file(model), device.partition(":")
         self.precision = precision
         if self.precision not in (("f16", "f32") if kind == "tensorrt" else ("f32",)):
@@ -267,7 +268,8 @@ class OnnxRuntimeEngine(Engine):
             raise SkyError(f"this onnxruntime has no {provider}: run `pip install onnxruntime-gpu` in its place")
         options = {"device_id": int(number or 0)} if kind != "cpu" else {}
         if kind == "tensorrt":
-            folder = cache and own_folder(cache)
+            folder = self._folder = cache and own_folder(f"{cache}-tensorrt")
+            if folder: drop_unnoted(folder)
             options |= {"trt_fp16_enable": self.precision == "f16", "trt_engine_cache_path": str(folder or ""),
                         "trt_engine_cache_enable": bool(folder)}
         _read_onnx(path)
@@ -284,7 +286,12 @@ class OnnxRuntimeEngine(Engine):
         self._input = self._session.get_inputs()[0].name
         self.device = "CPU" if kind == "cpu" else f"GPU {number or 0} ({kind})"
 
-    def _run(self, imgs): return self._session.run(None, {self._input: imgs})[0]
+    def _run(self, imgs):
+        prob = self._session.run(None, {self._input: imgs})[0]
+        if self._folder and imgs.shape not in self._compiled:
+            note_files(self._folder)
+            self._compiled.add(imgs.shape)
+        return prob
 
 # %% ../nbs/03_engines.ipynb #f1000008
 class TorchEngine(Engine):

@@ -43,8 +43,9 @@ def exported_weights(
     state = {t.name.removesuffix("_f16").removeprefix("model."): torch.tensor(numpy_helper.to_array(t)).float()
              for t in tensors if t.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16)}
     for name in [k for k in state if k.endswith(".weight_bias")]:
-        module, number = name.removesuffix(".weight_bias").rsplit(".", 1)
-        norm, bias = f"{module}.{int(number) + 1}", state.pop(name)  # the BatchNorm after the convolution
+        module, conv = name.removesuffix(".weight_bias").rsplit(".", 1)
+        norm = f"bn{conv.removeprefix('conv')}" if conv.startswith("conv") else str(int(conv) + 1)
+        norm, bias = f"{module}.{norm}", state.pop(name)  # the BatchNorm after the convolution
         state |= {f"{norm}.weight": torch.ones_like(bias), f"{norm}.bias": bias,
                   f"{norm}.running_mean": torch.zeros_like(bias), f"{norm}.running_var": torch.ones_like(bias)}
     return state

@@ -49,7 +49,7 @@ from .engines import cpu_has, fastest, machine
 from .kept import measured_once
 from .metrics import Counts, boundary_f1, false_alarms, iou
 from .models import ARCHS, load_checkpoint, read_checkpoint, save_checkpoint, sensible
-from .weights import cache_folder, read_text_file
+from .weights import cache_folder, model_card, read_text_file
 
 # %% ../nbs/15_train.ipynb #00000005
 def _check_ranges(
@@ -107,7 +107,7 @@ class TrainConfig:
     aux_weight: float = .5  # share of the auxiliary head's loss
     dice_weight: float = 0.  # share of the Dice loss
     edge_weight: float = 0.  # how much more a pixel at the sky's edge counts in the cross-entropy
-    teacher: str = ""  # checkpoint whose probabilities are learnt beside the labels; empty: none
+    teacher: str = ""  # checkpoint or model whose probabilities are learnt beside the labels; empty: none
     average: float = 0.  # decay per batch of the running average of the weights that is validated and kept; 0: none
     frozen: int = 0  # children of the backbone, from its first, that keep their weights: the costliest to train
     freeze_bn: bool = False  # keep the backbone's batch statistics: for small batches on trained encoders
@@ -146,7 +146,7 @@ def _checked(value, hint, key: str):
     if type(value) is not hint or isinstance(value, float) and not isfinite(value): raise wrong
     return value
 
-# %% ../nbs/15_train.ipynb #00000008
+
 def _from_dict(cls: type, values: dict, key: str = ""):
     "A dataclass from a dict, every key known and every value of its type."
     dot = f"{key}." if key else ""
@@ -368,10 +368,15 @@ class Distil(Callback):
     "Put a teacher's logits beside the model's own while training: `SkyLoss` reads them."
     order = MixedPrecision.order - 1  # inside the autocast
     def __init__(self, teacher: nn.Module): self.teacher = teacher
-    def before_fit(self): self.teacher.to(self.dls.device)
+    def before_fit(self):
+        channel = lambda values: torch.tensor(values, device=self.dls.device).view(1, -1, 1, 1)
+        (mean, std), (its_mean, its_std) = ((channel(m.mean), channel(m.std)) for m in (self.model, self.teacher))
+        self.scale, self.shift = std/its_std, (mean - its_mean)/its_std  # from ours to the teacher's
+        self.teacher.to(self.dls.device)
     def after_pred(self):
         if not self.training: return
-        with torch.no_grad(): self.learn.pred = self.pred | {"teacher": self.teacher(self.x)["out"]}
+        x = self.x*self.scale + self.shift
+        with torch.no_grad(): self.learn.pred = self.pred | {"teacher": self.teacher(x)["out"]}
 
 class Autocast(Callback):
     "bfloat16 autocast on a CPU; on a GPU fastai's `MixedPrecision` does it."
@@ -558,6 +563,14 @@ def restore_optimizer(opt, tensors: dict[str, torch.Tensor]):
     for p, s in opt.state.items(): opt.state[p] = to_device(s, p.device)
 
 # %% ../nbs/15_train.ipynb #0000002a
+def _teacher(name: str) -> nn.Module:
+    "The network of a checkpoint, or of an exported model."
+    if Path(name).suffix == ".safetensors": return load_checkpoint(os.path.expanduser(name))[0]
+    card = model_card(name)
+    if card.arch not in ARCHS: raise SkyError(f"config key 'teacher': {name} has none of {', '.join(ARCHS)} inside")
+    return ARCHS[card.arch](str(card.path)).eval()
+
+
 def sky_learner(
     config: TrainConfig,
     device: str | torch.device | None = None,  # None: cuda where there is one, else cpu
@@ -575,7 +588,7 @@ def sky_learner(
     cbs, precision = precision_cbs(device, config.amp, model, config.size)
     if config.freeze_bn: cbs.append(FreezeBN())
     if config.average: cbs.append(AverageWeights(config.average))
-    if config.teacher: cbs.append(Distil(load_checkpoint(os.path.expanduser(config.teacher))[0]))
+    if config.teacher: cbs.append(Distil(_teacher(config.teacher)))
     say(f"{config.arch} from {model.origin}; {device}, {precision}")
     groups = lambda m: [params(m.backbone), [p for n, p in m.named_parameters() if not n.startswith("backbone.")]]
     loss = SkyLoss(config.aux_weight, config.dice_weight, config.edge_weight)
