@@ -224,6 +224,7 @@ class OpenVINOEngine(Engine):
                 raise SkyError(f"{path}: OpenVINO has no way to run it in {precision} on this processor; take another "
                                "precision, or another engine") from e
             if kept: keep(kept, self._compiled.export_model().getbuffer())
+        self._request = self._compiled.create_infer_request()
         self.device = f"CPU: {core.get_property('CPU', 'FULL_DEVICE_NAME').strip()}"
         self.threads = self._compiled.get_property("INFERENCE_NUM_THREADS")
         computes = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
@@ -237,7 +238,16 @@ class OpenVINOEngine(Engine):
         try: return core.import_model(data, "CPU", config)
         except Exception: return None  # whatever it is, compiling anew mends it
 
-    def _run(self, imgs): return self._compiled(imgs)[0]
+    def _run(self, imgs):
+        request = self._request
+        request.start_async(imgs, share_inputs=True)
+        try:
+            while not request.wait_for(100): pass  # ms: Ctrl-C is heard meanwhile
+        except BaseException:
+            request.cancel()
+            with suppress(RuntimeError): request.wait()  # for the layer that is being computed
+            raise
+        return request.get_output_tensor().data.copy()
 
 
 def _is_int8(path: Path) -> bool:

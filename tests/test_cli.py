@@ -635,6 +635,38 @@ def test_interrupt_leaves_only_whole_files(tmp_path, model):
     assert {Path(name).stem for name in table(tmp_path/"table.csv")} == whole, "a row for each picture that is done"
 
 
+def test_a_model_that_takes_minutes_is_interrupted_within_its_picture(tmp_path):
+    layers, rng = 400, np.random.default_rng(0)
+    consts = {"first": rng.normal(0, .1, (64, 3, 3, 3)), "layer": rng.normal(0, .04, (64, 64, 3, 3)),
+              "last": rng.normal(0, .1, (1, 64, 1, 1))}
+    nodes = [helper.make_node("Cast", ["img"], ["rgb"], to=TensorProto.FLOAT),
+             helper.make_node("Transpose", ["rgb"], ["x"], perm=[0, 3, 1, 2]),
+             helper.make_node("Conv", ["x", "first"], ["x0"], pads=[1]*4),
+             *[helper.make_node("Conv", [f"x{i}", "layer"], [f"x{i + 1}"], pads=[1]*4) for i in range(layers)],
+             helper.make_node("Conv", [f"x{layers}", "last"], ["logit"]),
+             helper.make_node("Squeeze", ["logit", "channel"], ["flat"]),
+             helper.make_node("Sigmoid", ["flat"], ["prob"])]
+    img = helper.make_tensor_value_info("img", TensorProto.UINT8, ["n", "h", "w", 3])
+    graph = helper.make_graph(nodes, "slow", [img],
+                              [helper.make_tensor_value_info("prob", TensorProto.FLOAT, ["n", "h", "w"])],
+                              [numpy_helper.from_array(v.astype("f"), k) for k, v in consts.items()] +
+                              [numpy_helper.from_array(np.int64([1]), "channel")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path/"slow.onnx")
+    photo(tmp_path/"x.jpg", size=(1600, 1200))
+    args = "mask", "x.jpg", "--model", "slow.onnx", "--size", "1024", "--precision", "f32"
+    process = subprocess.Popen([*SKYSKY, *args], cwd=tmp_path, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    time.sleep(12)
+    assert process.poll() is None, "the model was no slow one"
+    process.send_signal(signal.SIGINT)
+    start = time.monotonic()
+    _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr) == (130, "skysky: interrupted; what is written is whole\n")
+    assert time.monotonic() - start < 20
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_request_to_end_is_taken_as_ctrl_c(tmp_path, model, number, status):
     for i in range(40): photo(tmp_path/f"in/{i}.jpg", size=(2000, 1500))
