@@ -43,9 +43,12 @@ def allowed(module):
     return {*TABLE[folder(module)], *(m for m in NUMBER if folder(m) == folder(module) and NUMBER[m] < NUMBER[module])}
 
 
-def imports(path, package=""):
-    "The (module, name) pairs that a file of `package` takes from skysky, at its top or inside a function."
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def source(module): return MODULES[module].read_text(encoding="utf-8")
+
+
+def imports(code, package=""):
+    "The (module, name) pairs that code of `package` takes from skysky, at its top or inside a function."
+    for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import): names = [(a.name, "") for a in node.names]
         elif isinstance(node, ast.ImportFrom):
             module = node.module or ""
@@ -57,9 +60,13 @@ def imports(path, package=""):
         yield from ((m.removeprefix("skysky").lstrip("."), name) for m, name in names if re.match(r"skysky(\.|$)", m))
 
 
-FACES = {dotted(p.parent, "skysky"): {name: module for module, name in imports(p, dotted(p.parent, "skysky"))}
-         for p in (ROOT/"skysky").glob("*/__init__.py")}  # package -> name -> the module from which it has it
-FACES[""] = {name: module for module, name in imports(ROOT/"skysky"/"__init__.py")}
+def face(package):
+    "What a package shows: name -> the module from which it has it."
+    code = (ROOT/"skysky"/package/"__init__.py").read_text(encoding="utf-8")
+    return {name: module for module, name in imports(code, package)}
+
+
+FACES = {package: face(package) for package in TABLE}
 
 
 def home(module, name):
@@ -69,7 +76,7 @@ def home(module, name):
     return home(FACES[module][name], name)
 
 
-def imported(module): return {home(*pair) for pair in imports(MODULES[module], folder(module))} - {""}
+def imported(module): return {home(*pair) for pair in imports(source(module), folder(module))} - {""}
 
 
 def test_every_notebook_has_its_module_and_every_module_its_notebook():
@@ -88,11 +95,34 @@ def test_imports_run_one_way(module):
     assert not wrong, f"{module} imports {', '.join(sorted(wrong))}, which it may not: see the table above"
 
 
+def private(name): return re.match("_(?!_.*__$)", name)
+
+
+def asked(module):
+    "The attributes that a module asks of others which it imports whole, as in `from . import places`."
+    others = {name for m, name in imports(source(module), folder(module)) if f"{m}.{name}".strip(".") in MODULES}
+    return {node.attr for node in ast.walk(ast.parse(source(module)))
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in others}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_what_begins_with_an_underscore_stays_in_its_module(module):
+    taken = {name for _, name in imports(source(module), folder(module))} | asked(module)
+    assert not {name for name in taken if private(name)}
+
+
+@pytest.mark.parametrize("path", [p for p, m in NUMBERED.items() if m and int(m[1]) >= 50], ids=lambda p: p.stem)
+def test_tutorials_use_public_names(path):
+    nb = json.loads(path.read_text(encoding="utf-8"))
+    code = "\n".join("".join(c["source"]) for c in nb["cells"] if c["cell_type"] == "code")
+    assert not {name for _, name in imports(re.sub("^%.*", "", code, flags=re.M)) if private(name)}
+
+
 @pytest.mark.parametrize("package", FACES)
 def test_a_package_shows_what_its_modules_define(package):
-    shown, face = import_module(f"skysky.{package}".rstrip(".")), FACES[package]
-    assert {*shown.__all__} == {*face} and {*face} <= {*dir(shown)}
-    for name, module in face.items():
+    shown, names = import_module(f"skysky.{package}".rstrip(".")), FACES[package]
+    assert {*shown.__all__} == {*names} and {*names} <= {*dir(shown)}
+    for name, module in names.items():
         assert module.startswith(package)
         assert getattr(shown, name) is getattr(import_module(f"skysky.{home(module, name)}"), name)
     with pytest.raises(AttributeError): shown.clouds  # noqa: B018
@@ -104,6 +134,8 @@ def test_imports_are_found():
     assert {"segment", "train.learner", "train.data"} <= imported("cli"), "imports inside functions count"
     assert {"core", "scenes.render", "measure.metrics"} <= imported("train.data") | imported("train.learner")
     assert {"scenes.places", "scenes.gaps"} <= imported("scenes.render"), "modules that are taken from a package count"
+    assert asked("scenes.rooms"), "and what is asked of them"
+    assert private("_jpeg") and not private("__version__")
     assert home("", "SkyExplorer") == "widgets.explorer", "names that a package shows count as their module"
 
 
