@@ -1,1 +1,24 @@
+"Exact sky masks for any photo, folder, video or live camera; what is asked for is loaded when it is asked for."
+from typing import TYPE_CHECKING
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .core import SkyMask
+    from .images import read_image
+    from .segment import Segmenter
+    from .video import segment_video
+    from .widgets import SkyCamera, SkyExplorer
+
+__all__ = ["Segmenter", "SkyCamera", "SkyExplorer", "SkyMask", "read_image", "segment_video"]
+_HOMES = {"Segmenter": "segment", "SkyCamera": "widgets", "SkyExplorer": "widgets", "SkyMask": "core",
+          "read_image": "images", "segment_video": "video"}
+
+
+def __getattr__(name):
+    if name not in _HOMES: raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__(): return sorted({*globals(), *__all__})

@@ -533,8 +533,8 @@ def evaluate(ctx, data, out, split, match, allow_missing, record, overwrite, **m
     DATA is a folder in one of the known layouts: Cityscapes, SkyFinder, or images/ and masks/. An image that cannot be
     evaluated is reported and counted, and the exit status is 1.
     """
-    from skysky.data import open_dataset
-    from skysky.evaluate import evaluate
+    from skysky.measure.evaluate import evaluate
+    from skysky.train.data import open_dataset
     from skysky.weights import write_card
     dataset = open_dataset(data, split, allow_missing)
     if match: dataset = dataset.subset(match.search)
@@ -576,7 +576,7 @@ def export(checkpoint, out, name, size, whole, licence, limits, weights, mean_wi
     "Turn a checkpoint into the file that `skysky mask --model FILE.onnx` runs, and check that both agree."
     from skysky.jobs import check_model
     check_model(out, [checkpoint, *mean_with], overwrite)
-    from skysky.export import export_model
+    from skysky.train.export import export_model
     card, difference = export_model(checkpoint, out, name, size, whole, licence, limits, weights == "f16", overwrite,
                                     mean_with)
     size = Path(out).stat().st_size/1e6
@@ -606,7 +606,7 @@ def quantize(model, out, images, count, overwrite):
     from skysky.weights import model_card
     card = model_card(model)
     check_model(out, [card.path, card.home], overwrite)
-    from skysky.export import quantize
+    from skysky.train.export import quantize
     found = [path for path, _ in find_images(images)]
     some = Random(0).sample(found, min(count, len(found)))
     card, same = quantize(model, out, some, lambda items: _progress("pictures")(items), overwrite)
@@ -645,7 +645,7 @@ def bench(out, models, size, engines, precisions, threads, photos, overwrite, qu
     Takes minutes: let nothing else run meanwhile. The
     folder needs some gigabytes of disk in TMPDIR.
     """
-    from skysky.bench import bench
+    from skysky.measure.bench import bench
     report = bench(models, size, engines, precisions, threads, photos, quick, out,
                    lambda what: _echo(f"measuring {what}", err=True), overwrite)
     _echo(*report.text().split("\n"))
@@ -664,7 +664,7 @@ def data():
 @click.pass_context
 def check(ctx, folder, split):
     "Read every image and label of a set once; list what is missing, unreadable, of unequal size or out of range."
-    from skysky.data import check_dataset, open_dataset
+    from skysky.train.data import check_dataset, open_dataset
     report = check_dataset(open_dataset(folder, split, allow_missing=True), _progress("pairs"))
     _echo(*report.text().split("\n"))
     ctx.exit(1 if report.problems else 0)
@@ -728,7 +728,7 @@ def lab(arguments):
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[VOILA OPTIONS]...")
 def live(arguments):
     "Open sliders and live camera as an app: Voilà, on this computer alone, with a token in its address."
-    notebook = _notebooks("live")/"52_live_camera.ipynb"
+    notebook = _notebooks("live")/"tutorials"/"52_live_camera.ipynb"
     from html import escape
 
     from voila.app import Voila

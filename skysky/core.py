@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CLASSES', 'SKY', 'IGNORE_INDEX', 'IMAGENET_MEAN', 'IMAGENET_STD', 'MIN_SKY', 'LIMITS', 'MARK', 'printable',
            'without_secrets', 'SkyError', 'csv_cell', 'Limit', 'limit', 'is_out_of_memory', 'atomic_write', 'is_stream',
-           'standard_stream', 'open_stream', 'is_ours', 'check_outputs', 'Horizon', 'SkyMask']
+           'standard_stream', 'open_stream', 'is_ours', 'check_outputs', 'make_folder', 'Horizon', 'SkyMask']
 
 # %% ../nbs/00_core.ipynb #00000002
 import errno
@@ -272,6 +272,14 @@ def check_outputs(
     if foreign:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise SkyError(f"{foreign[0]}{more}: there, and not written by skysky; name another place, or give --overwrite")
+
+# %% ../nbs/00_core.ipynb #i0000008
+def make_folder(
+    path: str | os.PathLike,  # may be there
+):
+    "Make a folder to write to, and those above it. Raises `SkyError` when that is impossible."
+    try: Path(path).expanduser().mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise SkyError(f"cannot write to {path}: {e.strerror}; name another folder") from e
 
 # %% ../nbs/00_core.ipynb #00000010
 class Horizon(NamedTuple):

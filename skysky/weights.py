@@ -40,7 +40,7 @@ class ModelCard:
     name: str  # what `--model` calls it
     file: str  # name of the .onnx file
     sha256: str  # of that file and what belongs to it, hexadecimal: see `skysky.model_file.model_sha256`
-    arch: str  # the network, as `skysky.models` calls it
+    arch: str  # the network, as `skysky.train.models` calls it
     size: int = 512  # longer side at which the edges of the sky are drawn, px
     whole: int = 0  # longer side of the whole view that decides what is sky, px; 0: the same
     threshold: float = 0.5  # a pixel is sky from this probability on

@@ -125,7 +125,7 @@ camera"""
 def lab(tmp_path_factory):
     "JupyterLab with two copies of the demo notebook and one with a slow model: its address and its process."
     folder, port = tmp_path_factory.mktemp("lab"), free_port()
-    for name in ("demo", "other"): shutil.copy(ROOT/"nbs"/"52_live_camera.ipynb", folder/f"{name}.ipynb")
+    for name in ("demo", "other"): shutil.copy(ROOT/"nbs"/"tutorials"/"52_live_camera.ipynb", folder/f"{name}.ipynb")
     nb = json.loads((folder/"demo.ipynb").read_text())
     code = dict(cell_type="code", execution_count=None, id="0", metadata={}, outputs=[], source=SLOW)
     (folder/"slow.ipynb").write_text(json.dumps(nb | {"cells": [code]}))
@@ -713,7 +713,7 @@ def test_voila_gives_nothing_to_strangers_and_ends_the_kernel_of_a_page_that_is_
     command = ["-c", "import os; os.environ['BROWSER'] = '%s'; from skysky.cli import main; main()" % browser, "live",
                f"--port={port}", *(f"--MappingKernelManager.cull_{k}" for k in ("idle_timeout=10", "interval=2"))]
     with server(command, url, tmp_path) as process, chromium(playwright) as page:
-        for file in ("images/camera.jpg", "../nbs/images/camera.jpg", "52_live_camera.ipynb"):
+        for file in ("../images/camera.jpg", "../../nbs/images/camera.jpg", "52_live_camera.ipynb"):
             assert page.request.get(f"{url}/voila/files/{file}", max_redirects=0).status != 200, file
         token = re.search(r"token=(\w+)", (tmp_path/"log").read_text())[1]
         wait((tmp_path/"asked").exists, 60, "no browser was asked for")
@@ -744,7 +744,7 @@ def write_pictures(folder, clip):
             time.sleep(3)
             for name, selector in (("camera", CAMERA), ("explorer", EXPLORER)):
                 page.locator(selector).screenshot(path=ROOT/f"nbs/images/{name}.jpg", type="jpeg", quality=80)
-    demo = ROOT/"nbs"/"52_live_camera.ipynb"
+    demo = ROOT/"nbs"/"tutorials"/"52_live_camera.ipynb"
     nb = nbformat.read(demo, as_version=4)
     for name, first in (("camera", "camera = SkyCamera()"), ("explorer", "SkyExplorer()")):  # what a page shows at rest
         cell = next(c for c in nb.cells if c.source.startswith(first))

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 import skysky as package
-from skysky.data import PairFolder
 from skysky.images import read_image, write_image
 from skysky.scenes import write_scenes
+from skysky.train.data import PairFolder
 
 ROOT = Path(package.__file__).parent.parent
 CODE = "from skysky.cli import main; main(prog_name='skysky')"

@@ -102,7 +102,7 @@ def test_a_command_calls_nobody(alone, place, tmp_path, command):
                   "size": [64, 64], "load_size": [64, 64], "bs": 2, "epochs": 1}
         (place/"config.yaml").write_text(json.dumps(config))  # which is YAML, too
     if command.startswith("export"):
-        from skysky.models import mosaic, save_checkpoint
+        from skysky.train.models import mosaic, save_checkpoint
         model = mosaic(str(model_path(DEFAULT_MODEL)))  # of random weights, answers depend on the last bit
         config = {"arch": "mosaic", "mean": model.mean, "std": model.std}
         save_checkpoint(place/"student.safetensors", model, config)

@@ -40,7 +40,10 @@ def test_notebooks_are_clean(copy):
 def test_package_is_what_the_notebooks_export(copy):
     shutil.rmtree(copy / "skysky")
     for data in ("models", "static"): shutil.copytree(ROOT / "skysky" / data, copy / "skysky" / data)
-    for module in ("__init__.py", "__main__.py"): shutil.copy(ROOT / "skysky" / module, copy / "skysky")
+    for path in (ROOT / "skysky").rglob("__*__.py"):
+        target = copy / path.relative_to(ROOT)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(path, target)
     run(BIN / "nbdev-export", cwd=copy)
     before, after = contents(ROOT / "skysky", "*.py"), contents(copy / "skysky", "*.py")
     assert before.keys() == after.keys()
@@ -55,6 +58,7 @@ def test_wheel_carries_model_and_widgets_and_no_torch(copy, tmp_path):
     names = wheel.namelist()
     assert "skysky/models/mosaic.onnx" in names and "skysky/models/mosaic.json" in names
     assert {p.relative_to(ROOT).as_posix() for p in (ROOT / "skysky" / "static").rglob("*.*")} < set(names)
+    assert {p.relative_to(ROOT).as_posix() for p in (ROOT / "skysky").rglob("*.py")} <= set(names)
     assert not [n for n in names if n.startswith(("nbs", "tests", "weights"))]
     assert sum(i.file_size for i in wheel.infolist()) < 9e6
     meta = wheel.read(next(n for n in names if n.endswith("METADATA"))).decode()
@@ -72,9 +76,9 @@ def test_version_has_one_home():
 
 @pytest.mark.parametrize("pattern", [r"0\.485", r"0\.229"])
 def test_normalisation_has_one_home(pattern):
-    assert [p.name for p in (ROOT / "skysky").glob("*.py") if re.search(pattern, p.read_text())] == ["core.py"]
+    assert [p.name for p in (ROOT / "skysky").rglob("*.py") if re.search(pattern, p.read_text())] == ["core.py"]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "nbs").glob("*.ipynb")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "nbs").rglob("[!.]*.ipynb")), ids=lambda p: p.stem)
 def test_notebooks_show_no_path_of_a_machine(path):
     assert not re.search(r"site-packages|/tmp/|/home/|/root/|" + re.escape(str(ROOT)), path.read_text(encoding="utf-8"))

@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from skysky.data import open_dataset
-from skysky.evaluate import evaluate
-from skysky.metrics import Counts, boundary_f1, iou
-from skysky.models import mosaic
+from skysky.measure.evaluate import evaluate
+from skysky.measure.metrics import Counts, boundary_f1, iou
 from skysky.refine import upsample_guided
 from skysky.segment import Segmenter
+from skysky.train.data import open_dataset
+from skysky.train.models import mosaic
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = [Path(os.environ.get("SKYSKY_DATA", ROOT / "data")), ROOT.parent / "shared" / "data"]

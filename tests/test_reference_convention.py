@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from skysky.core import IGNORE_INDEX, SkyMask
-from skysky.evaluate import evaluate
-from skysky.metrics import Counts, accuracy, f1, iou, precision, recall, reference_mean, strict_mean
+from skysky.measure.evaluate import evaluate
+from skysky.measure.metrics import Counts, accuracy, f1, iou, precision, recall, reference_mean, strict_mean
 
 
 def pixels(text):

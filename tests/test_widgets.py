@@ -31,7 +31,7 @@ def test_live_opens_the_demo_on_loopback_with_a_token(monkeypatch):
     monkeypatch.setattr("webbrowser.open", opened.append)
     CliRunner().invoke(main, ["live", "--port=9999"], catch_exceptions=False)
     [(app, [notebook, *options])] = started
-    assert Path(notebook) == ROOT/"nbs"/"52_live_camera.ipynb" and options == ["--token", "--port=9999"]
+    assert Path(notebook) == ROOT/"nbs"/"tutorials"/"52_live_camera.ipynb" and options == ["--token", "--port=9999"]
     assert app.ip.default_value == "localhost"
     monkeypatch.setattr(Voila, "display_url", "http://localhost:9999/?token=abc&x")
     monkeypatch.setattr(Voila, "stop", lambda self: None)

@@ -1,0 +1,23 @@
+"From pictures to one exported file, with torch and fastai, which are loaded with the first name that is asked for."
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .data import check_dataset, open_dataset
+    from .export import export_model, quantize
+    from .learner import SetSpec, TrainConfig, load_config, plot_loss, sky_learner, train
+    from .models import load_checkpoint, save_checkpoint
+
+__all__ = ["SetSpec", "TrainConfig", "check_dataset", "export_model", "load_checkpoint", "load_config", "open_dataset",
+           "plot_loss", "quantize", "save_checkpoint", "sky_learner", "train"]
+_HOMES = {"check_dataset": "data", "open_dataset": "data", "export_model": "export", "quantize": "export",
+          "SetSpec": "learner", "TrainConfig": "learner", "load_config": "learner", "plot_loss": "learner",
+          "sky_learner": "learner", "train": "learner", "load_checkpoint": "models", "save_checkpoint": "models"}
+
+
+def __getattr__(name):
+    if name not in _HOMES: raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__(): return sorted({*globals(), *__all__})
