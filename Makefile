@@ -1,7 +1,7 @@
 # make demo [PHOTO=…]   a sky mask of a rendered scene, and of your photo, with the shipped model
 # make test             everything the project checks
 # make lab              the notebooks in JupyterLab
-# make export           notebooks -> skysky/ and README.md
+# make export           notebooks -> skysky/, README.md and the picture of docs/design.md
 # make lowest           the demo with the oldest release of each requirement that settings.ini permits
 # make audit            known faults and the licences of what an install brings
 SHELL := /bin/bash
@@ -55,6 +55,7 @@ export: .venv/dev
 	$(BIN)/nbdev-clean
 	$(BIN)/nbdev-export
 	$(BIN)/python tests/test_readme.py
+	$(BIN)/python tests/test_design.py
 
 .venv-release:
 	$(PYTHON) -m venv .venv-release
