@@ -1,4 +1,4 @@
-"""docs/design.md shows the house as it is: its picture and its table are made from the imports. As a script, write both."""
+"""docs/design.md shows the house as it is: picture and table are made from the imports. As a script, it writes both."""
 import re
 from functools import cache
 from html import escape
@@ -57,7 +57,8 @@ def picture() -> str:
     parts.append("</g>")
     for r, (x, y) in place.items():
         fill = "#e3f2fd" if r in DEPLOY else "#ede7f6" if r in TABLE else "#fff3e0"
-        parts += [f'<rect x="{x:g}" y="{y:g}" width="{WIDTH}" height="{HEIGHT}" rx="6" fill="{fill}" stroke="#546e7a"/>',
+        parts += [f'<rect x="{x:g}" y="{y:g}" width="{WIDTH}" height="{HEIGHT}" rx="6" fill="{fill}" '
+                  'stroke="#546e7a"/>',
                   f'<text x="{x + WIDTH/2:g}" y="{y + 21:g}" fill="#263238">{escape(r)}{"/"*(r in TABLE)}</text>']
     return "\n".join([*parts, "</svg>", ""])
 
