@@ -78,7 +78,7 @@ def test_every_library_that_is_imported_is_declared():
     foreign = {n.partition(".")[0] for n in names} - sys.stdlib_module_names - {"skysky", *(p.stem for p in code)}
     declared = set(re.findall(r"^    ([\w-]+)", (ROOT / "settings.ini").read_text(), re.M))
     known = packages_distributions()
-    assert not {n for n in foreign if not declared & {d.lower() for d in known.get(n, [n])}}
+    assert not {n for n in foreign if not declared & {d.lower().replace("_", "-") for d in known.get(n, [n])}}
 
 
 def test_version_has_one_home():
