@@ -18,27 +18,21 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 
-import cv2  # before PyAV, see skysky.video
+import cv2  # before PyAV, see skysky.frames
 import numpy as np
 
 # isort: split
 import av
 
 from .core import SkyError, SkyMask, check_outputs, is_stream, limit, without_secrets
+from .frames import video_frame
 from .images import overlay
+from .read_video import CONTAINERS, VideoReader, check_frame, decoder_limits
 from .refine import TemporalFilter
 from .segment import Segmenter
-from skysky.video import (
-    CONTAINERS,
-    VIDEO_SIZE,
-    VideoReader,
-    VideoWriter,
-    check_frame,
-    csv_table,
-    decoder_limits,
-    sky_row,
-    video_frame,
-)
+from .table import csv_table, sky_row
+from .video import VIDEO_SIZE
+from .write_video import VideoWriter
 
 # %% ../nbs/07_camera.ipynb #00000005
 class _Lost(Exception):

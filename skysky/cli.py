@@ -411,8 +411,10 @@ def video(ctx, source, out, save, smooth, table, csv_only, overwrite, quiet, **m
     file cannot hold becomes AAC or Opus, and what it cannot hold at all is said, a line for each.
     """
     from skysky.core import check_outputs
+    from skysky.frames import ALPHA_OUTPUTS
     from skysky.jobs import check_places, refuse_picture
-    from skysky.video import ALPHA_OUTPUTS, segment_video, video_codec, video_segmenter
+    from skysky.video import segment_video, video_segmenter
+    from skysky.write_video import video_codec
     source = Path(source).expanduser()
     refuse_picture(source)
     name = source.with_name(f"{source.stem}_sky")
@@ -459,7 +461,8 @@ def camera(source, record, table, overwrite, seconds, no_window, smooth, quiet, 
     from skysky.camera import LiveSource, has_display, stop_on_signal, watch
     from skysky.core import SkyError, check_outputs
     from skysky.jobs import check_places
-    from skysky.video import VIDEO_SIZE, video_codec
+    from skysky.video import VIDEO_SIZE
+    from skysky.write_video import video_codec
     window = has_display() and not no_window
     if not (record or table or window): raise SkyError("no window can be shown here: give --record FILE or --csv FILE")
     record, table, files, say = _files(record, table, quiet)

@@ -27,8 +27,9 @@ import psutil
 import pytest
 from playwright.sync_api import sync_playwright
 
+from skysky.frames import video_frame
 from skysky.scenes import render_scene
-from skysky.video import VideoWriter, video_frame
+from skysky.write_video import VideoWriter
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT/"out"/"browser"

@@ -35,6 +35,7 @@ from skysky.engines import (
     usable_threads,
     use_threads,
 )
+from ..frames import video_frame
 from ..images import read_image, write_image, write_mask
 from skysky.measure.limits import (
     Task,
@@ -48,8 +49,9 @@ from skysky.measure.limits import (
 )
 from ..scenes import render_scene
 from ..segment import Segmenter
-from ..video import VideoWriter, segment_video, stage_rates, video_frame, video_segmenter
+from ..video import segment_video, stage_rates, video_segmenter
 from ..weights import list_models, model_card, model_path
+from ..write_video import VideoWriter
 
 # %% ../../nbs/measure/04_bench.ipynb #00000005
 class _Effort(NamedTuple):
