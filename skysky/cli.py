@@ -190,13 +190,14 @@ def _progress(
     return around
 
 # %% ../nbs/20_cli.ipynb #0000000c
-def _segmenter(model, device, engine, precision, size, threshold, no_refine, flip, say=_echo, quiet=False):
+def _segmenter(model, device, engine, precision, size, threshold, no_refine, flip, say=_echo, quiet=False,
+               threads=None):
     "The `Segmenter` of the shared options, fetched if need be; says in one line what runs where."
     from skysky.segment import Segmenter
     from skysky.weights import DEFAULT_MODEL
     progress = _progress("fetching the model, MB", not quiet)
     seg = Segmenter(model or DEFAULT_MODEL, device, size, threshold, refine=not no_refine, flip=flip,
-                    precision=precision, engine=engine, progress=progress)
+                    precision=precision, engine=engine, progress=progress, threads=threads)
     say(seg.describe())
     return seg
 

@@ -112,6 +112,7 @@ def open_video(
 def picture_stream(
     container: av.container.InputContainer,
     path: Path,  # for messages
+    threads: int | None = None,  # that decode; None: all cores
 ) -> av.video.stream.VideoStream:
     "The stream of moving pictures; the cover of a song is none. Raises `SkyError` when there is none."
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
@@ -120,8 +121,9 @@ def picture_stream(
         raise SkyError(f"{path}: its codec is unknown here; convert it to H.264")
     check_frame(path, context.width, context.height)
     context.options = decoder_limits()
-    few = frames_ahead(max(1, context.width*context.height)) < usable_threads()
+    few = frames_ahead(max(1, context.width*context.height)) < (threads or usable_threads())
     context.thread_type = "SLICE" if few else "AUTO"  # a frame for each thread is too much memory
+    context.thread_count = threads or 0  # 0: FFmpeg counts the cores
     return streams[0]
 
 # %% ../nbs/06a_read_video.ipynb #00000012
@@ -190,12 +192,13 @@ class VideoReader:
     def __init__(self,
                  path: str | os.PathLike,
                  sdr: bool = False,  # HDR becomes what an ordinary screen shows
+                 threads: int | None = None,  # that decode; None: all cores
     ):
         "Open a file and decode its first frame. Raises `SkyError` for what is no video."
         self.path, self._sdr = Path(os.path.expanduser(path)), sdr
         self._container, self._to_yuv, self._to_rgb = open_video(self.path), VideoReformatter(), VideoReformatter()
         try:
-            self._stream = picture_stream(self._container, self.path)
+            self._stream = picture_stream(self._container, self.path, threads)
             self._clock = Clock(self._container, self._stream)
             self._packets = self._damaged = self._patched = self._end = self._jumps = 0
             self._begun = False  # whether a picture came that needs no other

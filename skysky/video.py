@@ -19,7 +19,6 @@ from typing import NamedTuple
 import numpy as np
 
 from .core import SkyError, SkyMask, check_outputs, is_stream
-from .engines import use_threads
 from .frames import ALPHA_OUTPUTS, VIDEO_OUTPUTS, Frame  # before PyAV: it loads OpenCV
 from .read_video import VideoReader, frames_ahead
 from .refine import TemporalFilter
@@ -50,10 +49,11 @@ VIDEO_SIZE = 384  # px, longer side fed to the model
 def video_segmenter(
     make: Callable = Segmenter,
     size: int | None = None,  # px; None: `VIDEO_SIZE`
+    threads: int | None = None,  # of which the model gets half; None: `usable_threads`
     **options,  # more of what `make` takes
 ) -> Segmenter:
     "A segmenter for videos, on half of the cores: the other stages need theirs."
-    with use_threads(half_of_threads()): return make(size=size or VIDEO_SIZE, **options)
+    return make(size=size or VIDEO_SIZE, threads=half_of_threads(threads), **options)
 
 
 def _timed(step):
@@ -132,6 +132,7 @@ def segment_video(
     table: str | os.PathLike | None = None,  # a CSV file, or stream, with a row a frame; None: none
     progress: Callable[[Progress], None] = lambda progress: None,  # called after every frame
     overwrite: bool = False,  # replace files that skysky did not write, too
+    threads: int | None = None,  # half for the encoder, and, if `seg` is None, for the model; None: `usable_threads`
 ) -> VideoResult:
     "Find the sky in every frame. An error or an interrupt leaves no file behind, and an earlier one as it was."
     if out is None and table is None: raise SkyError("nothing to write: name a video, a table, or both")
@@ -141,11 +142,10 @@ def segment_video(
     check_outputs(written, [source], overwrite)
     sdr = save == "matte" or out is None or video_codec(out, alpha, hdr=True) is None
     with ExitStack() as stack:
-        reader = stack.enter_context(VideoReader(source, sdr))
-        writer = out and stack.enter_context(VideoWriter(out, reader, alpha))
+        reader = stack.enter_context(VideoReader(source, sdr, threads))
+        writer = out and stack.enter_context(VideoWriter(out, reader, alpha, threads=half_of_threads(threads)))
         add_row = table and stack.enter_context(csv_table(table))
-        stages = [*_stages(seg or video_segmenter(), smooth).values()]
-        stack.enter_context(use_threads(1))  # of OpenCV's: the stages are threads already
+        stages = [*_stages(seg or video_segmenter(threads=threads), smooth).values()]
         if table: stages.append(_add_row)
         if out: stages.append(paint)
         frames = in_threads(reader, *stages, ahead=frames_ahead(reader.width*reader.height))
@@ -163,18 +163,21 @@ def stage_rates(
     save: str = "overlay",  # a key of `VIDEO_OUTPUTS`
     count: int = 50,  # frames to time a stage with; they are held in memory
     passes: int = 3,  # of which the fastest counts
+    threads: int | None = None,  # see `segment_video`
 ) -> dict[str, float]:  # frames a second: decode, shrink, infer, enlarge, paint, encode, and whole: from file to file
     "How fast each stage is alone, and all of them together."
-    seg, best = seg or video_segmenter(), {}
+    seg, best = seg or video_segmenter(threads=threads), {}
     suffix = ".webm" if save in ALPHA_OUTPUTS else ".mp4"
-    with tempfile.TemporaryDirectory() as tmp, use_threads(1):
+    with tempfile.TemporaryDirectory() as tmp:
         def decode(_):
-            with VideoReader(source) as reader: return list(islice(reader, count))
+            with VideoReader(source, threads=threads) as reader: return list(islice(reader, count))
         def encode(results):
-            with VideoWriter(Path(tmp, f"part{suffix}"), alpha=save in ALPHA_OUTPUTS) as video:
+            file, alpha = Path(tmp, f"part{suffix}"), save in ALPHA_OUTPUTS
+            with VideoWriter(file, alpha=alpha, threads=half_of_threads(threads)) as video:
                 for r in results: video.write(r.picture)
             return results
-        def whole(_): return range(segment_video(source, Path(tmp, f"whole{suffix}"), seg, save).frames)
+        def whole(_):
+            return range(segment_video(source, Path(tmp, f"whole{suffix}"), seg, save, threads=threads).frames)
         def each(stage): return lambda items: list(map(stage, items))
         stages = _stages(seg, .6) | {"paint": _painter(save)}
         steps = {"decode": decode} | {k: each(f) for k, f in stages.items()} | {"encode": encode, "whole": whole}

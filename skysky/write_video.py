@@ -35,7 +35,9 @@ class _Codec(NamedTuple):
     options: dict[str, str]
 
 
-def half_of_threads() -> int: return max(1, usable_threads()//2)
+def half_of_threads(
+    threads: int | None = None,  # None: `usable_threads`
+) -> int: return max(1, (threads or usable_threads())//2)
 
 
 _H264 = _Codec("libx264", "yuv420p", {"preset": "ultrafast", "crf": "20", "x264-params": "deblock=0,0:8x8dct=1"})
@@ -112,10 +114,12 @@ class VideoWriter:
                  alpha: bool = False,  # frames are yuva420p, and their transparency is kept
                  rate: Fraction | int = 25,  # frames a second, about, where there is no source
                  live: bool = False,  # the file is there from the first frame on, and can be played while it grows
+                 threads: int | None = None,  # that encode; None: `half_of_threads`
     ):
         "Raises `SkyError` when the suffix fits no codec; so does the block when the file cannot be written."
         self.path, self._codec, self._source = Path(os.path.expanduser(path)), video_codec(path, alpha), source
         self._rate, self._alpha, self._live = source.rate if source else rate, alpha, live
+        self._threads = threads or half_of_threads()
         self._container = self._others = self._pts = self._fields = None
         self.left_out = []  # what of the source the file does not have, a line for each
         self._to_format = VideoReformatter()
@@ -140,12 +144,12 @@ class VideoWriter:
                 self._fields.add("setfield", source.field), self._fields.add("buffersink")).configure()
         elif source and source.field: self.left_out.append("left out: interlacing; the two fields of a frame are one")
         if self._codec.name == "libx265":
-            more = {"log-level": "error", "pools": str(half_of_threads()), "repeat-headers": "1"}
+            more = {"log-level": "error", "pools": str(self._threads), "repeat-headers": "1"}
             if source: more |= _hdr10(source.side_data)
             options["x265-params"] = ":".join(f"{k}={v}" for k, v in more.items())
         if self._codec.name == "libvpx-vp9" and self._live: options["lag-in-frames"] = "0"  # it holds 25 back otherwise
         if self._codec.name == "libsvtav1":
-            options["svtav1-params"] = f"lp={half_of_threads()}"
+            options["svtav1-params"] = f"lp={self._threads}"
             os.environ.setdefault("SVT_LOG", "1")  # errors only: it prints a page otherwise
         if self._codec.name != "libx265" and source and source.hdr and is_deep(frame) and _hdr10(source.side_data):
             self.left_out.append("left out: what HDR10 says of screen and brightest pixels")
@@ -161,7 +165,7 @@ class VideoWriter:
                                                   width=frame.width, height=frame.height, time_base=frame.time_base)
         context = self._stream.codec_context
         context.pix_fmt, context.thread_type = self._codec.format, "AUTO"
-        context.thread_count = half_of_threads()
+        context.thread_count = self._threads
         context.flags |= Flags.frame_duration
         if self._live: context.gop_size = 50
         if self._codec.name == "libx265" and self.path.suffix.lower() != ".mkv": context.codec_tag = "hvc1"
