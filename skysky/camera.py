@@ -24,9 +24,10 @@ import numpy as np
 # isort: split
 import av
 
-from .core import SkyError, SkyMask, check_outputs, is_stream, limit, without_secrets
+from .core import SkyError, check_outputs, is_stream, limit, without_secrets
 from .frames import video_frame
 from .images import overlay
+from .mask import SkyMask
 from .read_video import CONTAINERS, VideoReader, check_frame, decoder_limits
 from .refine import TemporalFilter
 from .segment import Segmenter

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from . import __version__
-from .core import MARK, SkyError, SkyMask, atomic_write, growing_write, is_stream, open_stream
+from .core import MARK, SkyError, atomic_write, growing_write, is_stream, open_stream
+from .mask import SkyMask
 
 # %% ../nbs/05a_table.ipynb #v05a0006
 def sky_row(

@@ -18,8 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .core import SkyError, SkyMask, check_outputs, is_stream
+from .core import SkyError, check_outputs, is_stream
 from .frames import ALPHA_OUTPUTS, VIDEO_OUTPUTS, Frame  # before PyAV: it loads OpenCV
+from .mask import SkyMask
 from .read_video import VideoReader, frames_ahead
 from .refine import TemporalFilter
 from .segment import Segmenter
