@@ -25,6 +25,7 @@ import numpy as np
 import av
 
 from .core import SkyError, check_outputs, is_stream, limit, without_secrets
+from .defaults import SMOOTHING, VIDEO_SIZE
 from .frames import video_frame
 from .images import overlay
 from .mask import SkyMask
@@ -32,7 +33,6 @@ from .read_video import CONTAINERS, VideoReader, check_frame, decoder_limits
 from .refine import TemporalFilter
 from .segment import Segmenter
 from .table import csv_table, sky_row
-from .video import VIDEO_SIZE
 from .write_video import VideoWriter
 
 # %% ../nbs/07_camera.ipynb #00000005
@@ -220,7 +220,7 @@ def segment_live(
     source: LiveSource,
     on_sky: Callable[[LiveSky], bool | None],  # called for each; True ends it
     seg: Segmenter | None = None,  # None: the default model at `VIDEO_SIZE`
-    smooth: float = .6,  # smoothing in time, see `TemporalFilter`; 0 is off
+    smooth: float = SMOOTHING,  # smoothing in time, see `TemporalFilter`; 0 is off
     seconds: float | None = None,  # how long; None: until `on_sky` or `stop` ends it
     stop: threading.Event | None = None,  # ends it when set
 ) -> int:  # frames done
@@ -316,7 +316,7 @@ def _recording(path) -> Iterator[Callable[[np.ndarray, float], None]]:
 def watch(
     source: LiveSource,
     seg: Segmenter | None = None,  # None: the default model at `VIDEO_SIZE`
-    smooth: float = .6,  # see `TemporalFilter`
+    smooth: float = SMOOTHING,  # see `TemporalFilter`
     record: str | os.PathLike | None = None,  # a video file for the painted pictures; None: none
     table: str | os.PathLike | None = None,  # a CSV file with a row a frame; None: none
     window: bool = False,  # show the painted pictures until q or Esc is pressed

@@ -24,6 +24,8 @@ from pathlib import Path
 
 import click
 
+from .defaults import ENGINE_NAMES, SMOOTHING, VIDEO_SIZE
+
 # %% ../nbs/20_cli.ipynb #00000005
 _EXTRAS = {"train": ("torch", "torchvision", "fastai", "matplotlib", "onnx", "onnxscript", "safetensors", "yaml"),
            "notebook": ("anywidget", "ipywidgets", "jupyterlab", "voila"), "quantize": ("nncf",)}
@@ -159,12 +161,12 @@ def _model_options(command):
                      help="A name that `skysky models` lists, or the path of an exported .onnx file."),
         click.option("--device", default="auto", metavar="DEVICE",
                      help="auto, cpu, cuda, cuda:1 or tensorrt. One that cannot be used is an error, never replaced."),
-        click.option("--engine", type=click.Choice(["openvino", "onnxruntime", "torch"]),
+        click.option("--engine", type=click.Choice(ENGINE_NAMES),
                      show_default="the fastest that is installed", help="The library that runs the model."),
         click.option("--precision", default="auto", type=click.Choice(["auto", "f32", "bf16", "f16"]),
                      help="Number format inside the network; auto is the device's fastest."),
         click.option("--size", type=click.IntRange(min=32), metavar="PX",
-                     show_default="the model's own; 384 for videos and cameras",
+                     show_default=f"the model's own; {VIDEO_SIZE} for videos and cameras",
                      help="Longer side at which the sky's edges are drawn, in pixels. Larger: finer and slower. What "
                           "is sky is decided on a smaller view of the whole picture."),
         click.option("--threshold", type=click.FloatRange(0, 1), metavar="P", show_default="the model's own",
@@ -390,7 +392,7 @@ _PARTIAL = 3  # exit status of a run whose source was damaged or cut off
 @click.option("--save", default="overlay", metavar="KIND",
               help="What to write: overlay (sky painted), matte (probability in grey, sky white), alpha (all but the "
                    "sky transparent), cutout (sky transparent).")
-@click.option("--smooth", default=.6, type=click.FloatRange(0, 1, max_open=True), metavar="S",
+@click.option("--smooth", default=SMOOTHING, type=click.FloatRange(0, 1, max_open=True), metavar="S",
               help="Smoothing in time, 0 (off) to below 1: less flicker. Follows motion, starts anew at a cut.")
 @click.option("--csv", "table", metavar="FILE",
               help="Write a table with a row a frame: time in s, share of sky 0 to 1, verdict, horizon, the share of "
@@ -448,7 +450,7 @@ def video(ctx, source, out, save, smooth, table, csv_only, overwrite, quiet, **m
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), metavar="N", show_default="until it is stopped",
               help="End after N seconds.")
 @click.option("--no-window", is_flag=True, help="Show nothing, even where there is a display.")
-@click.option("--smooth", default=.6, type=click.FloatRange(0, 1, max_open=True), metavar="S",
+@click.option("--smooth", default=SMOOTHING, type=click.FloatRange(0, 1, max_open=True), metavar="S",
               help="Smoothing in time, 0 (off) to below 1.")
 @_model_options
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
@@ -462,7 +464,6 @@ def camera(source, record, table, overwrite, seconds, no_window, smooth, quiet, 
     from skysky.camera import LiveSource, has_display, stop_on_signal, watch
     from skysky.core import SkyError, check_outputs
     from skysky.jobs import check_places
-    from skysky.video import VIDEO_SIZE
     from skysky.write_video import video_codec
     window = has_display() and not no_window
     if not (record or table or window): raise SkyError("no window can be shown here: give --record FILE or --csv FILE")
@@ -634,7 +635,7 @@ def _names(ctx, param, value: str) -> tuple[str, ...]:
 @click.option("--size", default="256x512", callback=_height_width, metavar="HxW",
               help="Height and width of what the models are fed, in pixels.")
 @click.option("--engines", default="", callback=_names, metavar="NAME,...", show_default="all that work here",
-              help="Of openvino, onnxruntime, torch.")
+              help=f"Of {', '.join(ENGINE_NAMES)}.")
 @click.option("--precisions", default="", callback=_names, metavar="NAME,...", show_default="all",
               help="Of f32, bf16, f16, int8.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N",

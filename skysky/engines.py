@@ -30,6 +30,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .core import SkyError, limit
+from .defaults import ENGINE_NAMES
 from .kept import digest, drop_unnoted, keep, measured_once, note_files, own_folder, read_kept
 from .model_file import damaged, model_file, model_sha256, no_sky_model, read_model_file
 
@@ -371,7 +372,7 @@ def cuda_devices() -> int:
     return count.value if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
 
 # %% ../nbs/03_engines.ipynb #0000001a
-ENGINES = {"cuda": ("torch", "onnxruntime"), "tensorrt": ("onnxruntime",), "cpu": ("openvino", "onnxruntime", "torch")}
+ENGINES = {"cuda": ("torch", "onnxruntime"), "tensorrt": ("onnxruntime",), "cpu": ENGINE_NAMES}
 PRECISIONS = {("openvino", "cpu"): ("f32", "bf16", "f16"), ("onnxruntime", "cpu"): ("f32",),
               ("torch", "cpu"): ("f32", "bf16"), ("torch", "cuda"): ("f16", "bf16", "f32"),
               ("onnxruntime", "cuda"): ("f32",), ("onnxruntime", "tensorrt"): ("f16", "f32")}  # preferred first
@@ -461,7 +462,7 @@ def open_engine(
     model: str | os.PathLike,  # path of an exported .onnx file
     device: str = "auto",  # "auto" (the best this machine has), "cpu", "cuda", "cuda:1", "tensorrt"
     precision: str = "auto",  # "auto" (the fastest: on a CPU measured once), "f32", "bf16" or "f16"
-    engine: str | None = None,  # "openvino", "onnxruntime" or "torch"; None: the fastest that is installed
+    engine: str | None = None,  # one of `ENGINE_NAMES`; None: the fastest that is installed
     cache: str | os.PathLike | None = None,  # see `own_folder`: compiled models and measured times; None: none are kept
     measure: Callable[..., dict[str, float]] = _measure_ways,  # asked when nothing is known of model and machine yet
     threads: int | None = None,  # on a CPU; None: what `OMP_NUM_THREADS` says, or the fastest number

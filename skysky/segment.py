@@ -144,7 +144,7 @@ class Segmenter:
                  refine: bool = True,  # follow the picture's edges at full resolution, rather than smooth enlargement
                  flip: bool = False,  # average the answers for the picture and its mirror image: twice the model's time
                  precision: str = "auto",  # "auto" (the fastest, see `open_engine`), "f32", "bf16" or "f16"
-                 engine: str | None = None,  # "openvino", "onnxruntime" or "torch"; None: the fastest that is installed
+                 engine: str | None = None,  # one of `ENGINE_NAMES`; None: the fastest that is installed
                  progress: Callable[[Iterable], Iterable] = iter,  # see `model_path`, for a model that is fetched
                  threads: int | None = None,  # on a CPU; None: see `open_engine`
     ):

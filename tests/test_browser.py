@@ -553,7 +553,7 @@ def test_insecure_page_is_said(playwright, lab, clip):
 
 FRAMES = "sandbox='allow-scripts allow-same-origin allow-forms allow-downloads' allow='autoplay; clipboard-read'"
 MODEL = """{ get: (name) => ({ size: 512, threshold: .5, opacity: .5, smoothing: .3, color: '#ff0080', view: 'overlay',
-  source: '' })[name], set() {}, save_changes() {}, on() {}, send() {} }"""
+  views: ['overlay', 'cut-out'], source: '' })[name], set() {}, save_changes() {}, on() {}, send() {} }"""
 
 
 @contextmanager

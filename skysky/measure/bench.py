@@ -25,6 +25,7 @@ from fastcore.basics import patch
 
 import skysky
 from ..core import MARK, SkyError, atomic_write, check_outputs, make_folder
+from ..defaults import ENGINE_NAMES
 from skysky.engines import (
     PRECISIONS,
     STRIDE,
@@ -558,7 +559,7 @@ def _version(package: str) -> str:
 def bench(
     models: Iterable[str] = (),  # names of `list_models`, or .onnx files; the first runs the folder; empty: all here
     size: tuple[int, int] = (256, 512),  # height and width of what the models are fed, px
-    engines: Iterable[str] = (),  # of openvino, onnxruntime, torch; empty: all that work here
+    engines: Iterable[str] = (),  # of `ENGINE_NAMES`; empty: all that work here
     precisions: Iterable[str] = (),  # of f32, bf16, f16, int8; empty: all
     threads: int | None = None,  # None: `usable_threads`
     photos: int | None = None,  # in the folder; None: 200, or 3 in a quick run
@@ -570,8 +571,9 @@ def bench(
     "Measure everything in one run. Raises `SkyError` for an unknown model or engine, and a size that no model takes."
     if any(side < STRIDE or side % STRIDE for side in size):
         raise SkyError(f"the size must be multiples of {STRIDE} px, not {size[0]}×{size[1]}")
-    if strange := {*engines} - {name for name, _ in PRECISIONS}:
-        raise SkyError(f"unknown engine {', '.join(sorted(strange))}: choose openvino, onnxruntime or torch")
+    if strange := {*engines} - {*ENGINE_NAMES}:
+        *others, last = ENGINE_NAMES
+        raise SkyError(f"unknown engine {', '.join(sorted(strange))}: choose {', '.join(others)} or {last}")
     if out is not None:
         make_folder(out)
         check_outputs([Path(out)/f"bench.{suffix}" for suffix in ("txt", "json", "png")], [], overwrite)
