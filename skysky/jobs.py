@@ -20,9 +20,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from .core import SkyError, SkyMask, check_outputs, is_ours, printable
+from .core import SkyError, check_outputs, is_ours, printable
 from .images import IMAGE_SUFFIXES, is_whole
 from .manifest import MANIFEST, Manifest, Table, stamp, unchanged
+from .mask import SkyMask
 from .model_file import model_sha256
 from .segment import Segmenter
 from .sources import NOTHING, Plan, address_name, default_output, is_elsewhere, make_ready, take_in, watch
