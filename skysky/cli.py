@@ -264,13 +264,16 @@ def _summary(rows: list, jobs: list, skipped: int, failed: int, seconds: float, 
 # %% ../nbs/20_cli.ipynb #c0000004
 def _mask(
     folder: Path | None,  # empty, for what comes from elsewhere, if anything does
-    sources, out, save, layout, skip_existing, table, overwrite, batch, verbose, quiet, **model,  # of `skysky mask`
+    sources, out, save, layout, name, keep,  # of `skysky mask`
+    skip_existing, table, overwrite, batch, verbose, quiet, **model,
 ) -> int:  # pictures that failed, and folders that could not be searched
     "What `skysky mask` does."
     from skysky.core import SkyError, check_outputs, csv_cell
-    from skysky.images import OUTPUTS, is_whole
+    from skysky.images import OUTPUTS, is_whole, layout_of
     from skysky.jobs import Table, address_name, check_places, default_output, make_ready, plan_jobs, take_in
+    from skysky.transforms import open_transforms
     kinds, piped, unsearched = [kind.strip() for kind in save.split(",")], "-" in sources and not out, []
+    layout = layout_of(layout, name, keep)
     known = Table(table, _COLUMNS, overwrite) if table else None
     taken = piped or known and known.in_stdout  # standard output is for data
     def say(line): quiet or _echo(line, err=taken)
@@ -295,6 +298,8 @@ def _mask(
 
     todo = [(p, files) for p, files in jobs if not (skip_existing and there(p, files.values()))]
     outputs = [f for _, files in todo for f in files.values()] + ([Path(table)] if table and not known.stream else [])
+    project = open_transforms(base, jobs, layout)
+    if project: outputs += project.outputs
     check_outputs(outputs, names, overwrite)
     check_places(outputs)
     rows, start = [], time.perf_counter()
@@ -304,6 +309,7 @@ def _mask(
     with known or nullcontext():
         lines = verbose or quiet or len(ready) == 1 or not sys.stderr.isatty()
         if ready: failed += _mask_all(seg, ready, layout, batch, names, known, rows, say, lines)
+    if project and not failed: say(f"{_near(project.write())} names the masks")
     if piped and not failed:
         stdout = click.get_binary_stream("stdout")
         stdout.write(outputs[0].read_bytes())
@@ -324,8 +330,14 @@ _OUT_DEFAULT = "FOLDER_sky beside the folder of the pictures; ./sky when that wo
               help="What to write, separated by commas: mask (sky 255, rest 0), prob and prob16 (soft, 8 and 16 bit), "
                    "overlay (sky painted), cutout (sky transparent).")
 @click.option("--layout", default="skysky", metavar="NAME",
-              help="Whose names, polarity and orientation the masks have: skysky (sky is 255), colmap, vggt, odm, "
-                   "metashape (0). Of a project folder, its images/ are done.")
+              help="Whose names, values, places and orientation the masks have: skysky (sky is 255), colmap, vggt, "
+                   "odm, metashape, nerfstudio, realityscan, openmvs, meshroom (0), lichtfeld (192), cityscapes (23). "
+                   "Of a project folder, its images/ (cityscapes: leftImg8bit/) are done.")
+@click.option("--name", metavar="PATTERN", show_default="the layout's",
+              help="Names of the masks, for a program that is not listed: '{stem}_mask{ext}', say; x.jpg has the "
+                   "{stem} x, the {ext} .jpg and the {name} x.jpg. One that ends in {ext} or {name} is PNG inside.")
+@click.option("--keep", type=click.Choice(["sky", "ground"]), show_default="as the layout has it",
+              help="What is 255 in a mask; the rest is 0.")
 @click.option("--skip-existing", is_flag=True, help="Leave out pictures whose outputs are all there.")
 @click.option("--csv", "table", metavar="FILE",
               help="Add the pictures done to a table: size in pixels, share of sky 0 to 1, verdict, horizon, time. A "

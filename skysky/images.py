@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'MIN_SIDE', 'OUTPUTS', 'SKY_COLOR', 'LAYOUTS', 'stored_view', 'opened_image', 'read_image',
-           'image_size', 'is_whole', 'orientation', 'find_images', 'write_image', 'overlay', 'Layout', 'output_folder',
-           'output_names', 'write_mask']
+           'image_size', 'is_whole', 'orientation', 'find_images', 'write_image', 'overlay', 'Layout', 'layout_of',
+           'output_folder', 'output_names', 'write_mask']
 
 # %% ../nbs/01_images.ipynb #00000002
 import glob
@@ -436,21 +436,47 @@ def overlay(
 class Layout(NamedTuple):
     "How a program wants its masks."
     folder: str  # beside the picture folder, whose name is {folder}; sub-folders are kept below it
-    name: str  # of a mask; the picture 012.jpg has the {name} 012.jpg and the {stem} 012
-    sky: int  # value of sky, 255 or 0; everything else gets the other one
+    name: str  # of a mask; the picture 012.jpg has the {name} 012.jpg, the {stem} 012 and the {ext} .jpg
+    sky: int  # value of sky, 0..255
+    ground: int  # value of everything else
     upright: bool  # whether the program turns pictures as EXIF says; masks of one that does not lie on stored pixels
+    ignored: int | None = None  # value of what is left out beside the sky (persons, cars); None: the sky's
+    pictures: str = "images"  # the folder of a project that holds the pictures; empty: projects are unknown
+    bare: bool = False  # the program looks for a picture's bare name, without its sub-folder: no two may be alike
+    drop: str = ""  # what the stem loses at its end
+    project: str = ""  # the file beside the picture folder that names each picture, and has to name its mask
 
 
 LAYOUTS = {
-    "skysky": Layout("{folder}_sky", "{stem}_mask.png", 255, True),  # for the eye and for editors, which turn pictures
+    # for the eye and for editors, which turn pictures
+    "skysky": Layout("{folder}_sky", "{stem}_mask.png", 255, 0, True, pictures=""),
     # COLMAP leaves EXIF orientation aside, so that pictures share a camera (github.com/colmap/colmap, 1406 and 2104)
-    "colmap": Layout("masks", "{name}.png", 0, False),
+    "colmap": Layout("masks", "{name}.png", 0, 255, False),
     # VGGT reads with PIL.Image.open (vggt/utils/load_fn.py), which does not turn
-    "vggt": Layout("{folder}_sky_masks", "{name}", 0, False),
+    "vggt": Layout("{folder}_sky_masks", "{name}", 0, 255, False),
     # OpenDroneMap: beside the picture; its OpenSfM reads with cv2.IMREAD_IGNORE_ORIENTATION (opensfm/io.py)
-    "odm": Layout("{folder}", "{stem}_mask.png", 0, False),
+    "odm": Layout("{folder}", "{stem}_mask.png", 0, 255, False),
     # Metashape's manual names no rule: upright, as it shows the pictures
-    "metashape": Layout("masks", "{stem}_mask.png", 0, True),
+    "metashape": Layout("masks", "{stem}_mask.png", 0, 255, True),
+    # Nerfstudio: mask_path of transforms.json, read with PIL.Image.open, 0 is left out (nerfstudio/data/utils/
+    # data_utils.py; docs.nerf.studio/quickstart/data_conventions.html)
+    "nerfstudio": Layout("masks", "{stem}.png", 0, 255, False, project="transforms.json"),
+    # RealityScan, once RealityCapture: a layer beside the picture (rchelp.capturingreality.com/en-US/tools/
+    # imglayers.htm), black is left out (LichtFeld reads these files so: github.com/MrNeRF/LichtFeld-Studio/pull/551);
+    # of EXIF it says nothing: on the pixels as they are stored
+    "realityscan": Layout("{folder}", "{name}.mask.png", 0, 255, False),
+    # LichtFeld's --mask-mode segment_and_ignore: < 128 is ignored, to 250 is background, above is kept
+    # (github.com/MrNeRF/LichtFeld-Studio/pull/1314; names: 551, sub-folders: 2022); its pictures are COLMAP's
+    "lichtfeld": Layout("masks", "{name}.mask.png", 192, 255, False, ignored=0),
+    # OpenMVS: DensifyPointCloud --mask-path masks --ignore-mask-label 0 (github.com/cdcseacave/openMVS/pull/940)
+    "openmvs": Layout("masks", "{stem}.mask.png", 0, 255, False, bare=True),
+    # Meshroom: masksFolder of FeatureExtraction, masksFolders of PrepareDenseScene, black is left out (tryLoadMask in
+    # github.com/alicevision/AliceVision, src/aliceVision/image/io.cpp)
+    "meshroom": Layout("masks", "{stem}.png", 0, 255, False, bare=True),
+    # Cityscapes' labelIds: 23 is sky, 4 static, "all that fits none of the other classes" (cityscapesscripts/helpers/
+    # labels.py of github.com/mcordts/cityscapesScripts)
+    "cityscapes": Layout("gtFine", "{stem}_gtFine_labelIds.png", 23, 4, False, pictures="leftImg8bit",
+                         drop="_leftImg8bit"),
 }
 
 
@@ -458,24 +484,54 @@ def _pick(options, key, what):
     if key not in options: raise SkyError(f"unknown {what} {key!r}; use one of {', '.join(options)}")
     return options[key]
 
+
+def layout_of(
+    layout: str | Layout = "skysky",  # a key of `LAYOUTS`, or what this function returned
+    name: str | None = None,  # of a mask, see `Layout`; None: the layout's own
+    keep: str | None = None,  # what a mask has 255 for, the rest gets 0: "sky" or "ground"; None: as the layout says
+) -> Layout:
+    "A layout, with a pattern of names and a polarity of one's own. Raises `SkyError` for a pattern that can't be one."
+    row = layout if isinstance(layout, Layout) else _pick(LAYOUTS, layout, "layout")
+    if name is not None:
+        try: alike = name.format(name="a.jpg", stem="a", ext=".jpg") == name.format(name="b.jpg", stem="b", ext=".jpg")
+        except (LookupError, ValueError, AttributeError): alike = True
+        if alike or re.search(r"[/\\\0]", name):
+            raise SkyError(f"{name}: no pattern for names of masks; write {{stem}} or {{name}}, and {{ext}} for .jpg, "
+                           "as in {stem}_mask.png; a folder is named with -o")
+        if not name.endswith(("{name}", "{ext}")) and Path(name).suffix.lower() not in _EXACT:
+            raise SkyError(f"{name}: a mask needs a format that keeps its values; end in {' or '.join(_EXACT)}")
+        row = row._replace(name=name, drop="")
+    if keep is not None:
+        white = _pick({"sky": 255, "ground": 0}, keep, "thing to keep")
+        row = row._replace(sky=white, ground=255 - white, ignored=None)
+    return row
+
+
+_EXACT = (".png", ".tif", ".tiff", ".bmp")  # suffixes of masks
+
 # %% ../nbs/01_images.ipynb #0000002e
 def output_folder(
     folder: str | os.PathLike,  # where the pictures are
-    layout: str = "skysky",  # a key of `LAYOUTS`
+    layout: str | Layout = "skysky",  # see `layout_of`
 ) -> Path:  # beside `folder`
     "Where the program of `layout` looks for the masks of a folder."
     folder = Path(os.path.abspath(os.path.expanduser(folder)))
-    return folder.parent/_pick(LAYOUTS, layout, "layout").folder.format(folder=folder.name)
+    return folder.parent/layout_of(layout).folder.format(folder=folder.name)
 
 # %% ../nbs/01_images.ipynb #00000030
 def output_names(
     names: list[Path],  # relative paths, as `find_images` gives them
     kind: str = "mask",  # a key of `OUTPUTS`
-    layout: str = "skysky",  # a key of `LAYOUTS`: it names the masks; the other kinds have one name everywhere
+    layout: str | Layout = "skysky",  # see `layout_of`: it names the masks; the other kinds have one name everywhere
 ) -> list[Path]:  # relative to the output folder, all different
-    "The file to write for each picture."
-    suffix, layout = _pick(OUTPUTS, kind, "output"), _pick(LAYOUTS, layout, "layout")
+    "The file to write for each picture. Raises `SkyError` where `Layout.bare` names are alike."
+    suffix, layout = _pick(OUTPUTS, kind, "output"), layout_of(layout)
     pattern = layout.name if kind == "mask" else "{stem}" + suffix
+    if layout.bare and kind == "mask":
+        twins = [n for n, count in Counter(n.name.casefold() for n in names).items() if count > 1]
+        if twins: raise SkyError(f"{len(twins)} names occur in several folders ({twins[0]}), and this layout's program "
+                                 "looks for bare names; do folder by folder, or rename")
+        names = [Path(n.name) for n in names]
     rank = {suffix: i for i, suffix in enumerate(IMAGE_SUFFIXES)}
 
     def low(path): return str(path).casefold()
@@ -492,7 +548,10 @@ def output_names(
         while low(name.parent/stem) in taken: stem += "-2"
         stems[name] = stem
         taken.add(low(name.parent/stem))
-    return [n.parent/pattern.format(name=n.name, stem=stems[n]) for n in names]
+    def called(n):
+        stem = n.stem if "{ext}" in pattern else stems[n]
+        return pattern.format(name=n.name, stem=stem.removesuffix(layout.drop) or stem, ext=n.suffix)
+    return [n.parent/called(n) for n in names]
 
 # %% ../nbs/01_images.ipynb #00000033
 @patch
@@ -566,18 +625,21 @@ def write_mask(
     path: str | os.PathLike,
     kind: str = "mask",  # mask: 255/0; prob, prob16: soft, 8 or 16 bit; overlay; cutout: RGBA, sky transparent
     image=None,  # what `read_image` takes, for overlay and cutout; a file also gives its EXIF and its orientation
-    layout: str = "skysky",  # decides which value of a mask is sky, and whether it lies on stored pixels
+    layout: str | Layout = "skysky",  # decides the values of a mask, and whether it lies on stored pixels
+    ignored: np.ndarray | None = None,  # H,W bool: what a mask leaves out beside the sky (persons, cars)
 ):
     "Write one kind of output of `sky`."
     _pick(OUTPUTS, kind, "output")
-    layout, suffix = _pick(LAYOUTS, layout, "layout"), Path(path).suffix.lower()
+    layout, suffix = layout_of(layout), Path(path).suffix.lower()
     painted, code, exif, icc = kind in ("overlay", "cutout"), 1, None, None
     if painted and image is None: raise SkyError(f"{kind} needs the picture: pass image=")
-    if kind == "mask" and layout.name == "{name}": suffix = ".png"
+    if kind == "mask" and layout.name.endswith(("{name}", "{ext}")): suffix = ".png"
     if not painted and suffix in (".jpg", ".jpeg", ".webp"):
         raise SkyError(f"{path}: {suffix} would blur the values of a {kind}; use .png")
     if painted: img = getattr(sky, kind)(image)
-    elif kind == "mask": img = (sky.mask() if layout.sky else ~sky.mask()).view(np.uint8)*np.uint8(255)
+    elif kind == "mask":
+        img = np.where(sky.mask(), np.uint8(layout.sky), np.uint8(layout.ground))
+        if ignored is not None: img[ignored] = layout.sky if layout.ignored is None else layout.ignored
     else: img = _levels(sky.prob, 65535 if kind == "prob16" else 255)
     if image is not None and not isinstance(image, np.ndarray):
         with opened_image(image) as (im, _, stream):
@@ -593,10 +655,11 @@ def save(
     path: str | os.PathLike,
     kind: str = "mask",  # a key of `OUTPUTS`
     image=None,  # see `write_mask`
-    layout: str = "skysky",  # a key of `LAYOUTS`
+    layout: str | Layout = "skysky",  # see `layout_of`
+    ignored: np.ndarray | None = None,  # see `write_mask`
 ):
     "Write the mask, or another kind of output."
-    write_mask(self, path, kind, image, layout)
+    write_mask(self, path, kind, image, layout, ignored)
 
 # %% ../nbs/01_images.ipynb #00000037
 @patch

@@ -39,7 +39,7 @@ from skysky.core import (
     standard_stream,
     without_secrets,
 )
-from .images import IMAGE_SUFFIXES, find_images, output_folder, output_names
+from .images import IMAGE_SUFFIXES, LAYOUTS, find_images, layout_of, output_folder, output_names
 from .weights import TIMEOUT, check_model_files, request_for
 
 # %% ../nbs/19_jobs.ipynb #j0000002
@@ -61,10 +61,11 @@ def find_sources(
             path = Path(os.path.abspath(path))
             found.setdefault(path, path.parents[len(rel.parts) - 1])
     base, paths = Path(os.path.commonpath(set(found.values()))), list(found)
-    if layout != "skysky" and base.name != "images" and set(found.values()) == {base}:
-        inside = [p for p in paths if p.is_relative_to(base/"images")]
-        if n := len(inside) and len(paths) - len(inside): say(f"{base}: {n} left out, outside of images/")
-        if inside: return base/"images", inside
+    pictures = layout_of(layout).pictures
+    if pictures and base.name != pictures and set(found.values()) == {base}:
+        inside = [p for p in paths if p.is_relative_to(base/pictures)]
+        if n := len(inside) and len(paths) - len(inside): say(f"{base}: {n} left out, outside of {pictures}/")
+        if inside: return base/pictures, inside
     return base, paths
 
 # %% ../nbs/19_jobs.ipynb #00000010
@@ -74,7 +75,8 @@ def default_output(
 ) -> Path:
     "The folder to write to when none is named."
     folder = output_folder(base, layout)
-    return Path.cwd()/"sky" if layout == "skysky" and Path.cwd().is_relative_to(base) else folder
+    beside = layout_of(layout).folder == LAYOUTS["skysky"].folder
+    return Path.cwd()/"sky" if beside and Path.cwd().is_relative_to(base) else folder
 
 # %% ../nbs/19_jobs.ipynb #00000012
 def plan_jobs(
