@@ -218,7 +218,8 @@ def _line(row: dict, name: str) -> str:
 
 # %% ../nbs/20_cli.ipynb #00000010
 def _mask_all(
-    seg, jobs: list, layout: str,  # see `plan_jobs`
+    seg, jobs: list, layout,  # see `plan_jobs`
+    edits,  # what is done to each mask, see `skysky.mattes.Edits`
     batch: int | None,  # see `Segmenter.each`
     names: dict,  # picture -> what it is called: in the table, and in the line about it
     table,  # None, or an open `Table`
@@ -231,7 +232,7 @@ def _mask_all(
 
     def finish(path, img, sky, seconds):
         row = _row(names[path][0], img, sky, seconds)
-        for kind, file in outputs[path].items(): sky.save(file, kind, path, layout)  # its EXIF and orientation, too
+        edits.save(sky, outputs[path], path, Path(names[path][1]), layout)  # its EXIF and orientation, too
         if table: table.add(row)
         return row
 
@@ -264,16 +265,18 @@ def _summary(rows: list, jobs: list, skipped: int, failed: int, seconds: float, 
 # %% ../nbs/20_cli.ipynb #c0000004
 def _mask(
     folder: Path | None,  # empty, for what comes from elsewhere, if anything does
-    sources, out, save, layout, name, keep,  # of `skysky mask`
+    sources, out, save, layout, name, keep, grow, feather, combine, join,  # of `skysky mask`
     skip_existing, table, overwrite, batch, verbose, quiet, **model,
 ) -> int:  # pictures that failed, and folders that could not be searched
     "What `skysky mask` does."
     from skysky.core import SkyError, check_outputs, csv_cell
     from skysky.images import OUTPUTS, is_whole, layout_of
     from skysky.jobs import Table, address_name, check_places, default_output, make_ready, plan_jobs, take_in
+    from skysky.mattes import Edits, parse_length
     from skysky.transforms import open_transforms
     kinds, piped, unsearched = [kind.strip() for kind in save.split(",")], "-" in sources and not out, []
     layout = layout_of(layout, name, keep)
+    edits = Edits(parse_length(grow), parse_length(feather), combine and Path(combine), join)
     known = Table(table, _COLUMNS, overwrite) if table else None
     taken = piped or known and known.in_stdout  # standard output is for data
     def say(line): quiet or _echo(line, err=taken)
@@ -308,7 +311,7 @@ def _mask(
     if ready: seg = _segmenter(**model, say=say, quiet=quiet)
     with known or nullcontext():
         lines = verbose or quiet or len(ready) == 1 or not sys.stderr.isatty()
-        if ready: failed += _mask_all(seg, ready, layout, batch, names, known, rows, say, lines)
+        if ready: failed += _mask_all(seg, ready, layout, edits, batch, names, known, rows, say, lines)
     if project and not failed: say(f"{_near(project.write())} names the masks")
     if piped and not failed:
         stdout = click.get_binary_stream("stdout")
@@ -338,6 +341,15 @@ _OUT_DEFAULT = "FOLDER_sky beside the folder of the pictures; ./sky when that wo
                    "{stem} x, the {ext} .jpg and the {name} x.jpg. One that ends in {ext} or {name} is PNG inside.")
 @click.option("--keep", type=click.Choice(["sky", "ground"]), show_default="as the layout has it",
               help="What is 255 in a mask; the rest is 0.")
+@click.option("--grow", default="0", metavar="PX|%",
+              help="Move the sky's edge outwards; a negative length shrinks the sky. With % of the picture's diagonal.")
+@click.option("--feather", default="0", metavar="PX|%",
+              help="Soften the edge: from 16 to 84 % within so much. For prob, prob16 and cutout.")
+@click.option("--combine", metavar="DIR", type=click.Path(exists=True, file_okay=False),
+              help="Join with masks that are there, of persons and cars, say: a folder of masks that have the layout's "
+                   "names, values and orientation. lichtfeld keeps the two apart.")
+@click.option("--join", default="union", type=click.Choice(["union", "intersection"]),
+              help="How --combine joins: what either leaves out is left out, or what both do.")
 @click.option("--skip-existing", is_flag=True, help="Leave out pictures whose outputs are all there.")
 @click.option("--csv", "table", metavar="FILE",
               help="Add the pictures done to a table: size in pixels, share of sky 0 to 1, verdict, horizon, time. A "

@@ -124,3 +124,22 @@ def test_nerfstudio_gets_small_masks_for_its_small_pictures(tmp_path, blue):
     (tmp_path/"transforms_masks.json").write_text("{}")
     run = CliRunner().invoke(main, ["mask", str(tmp_path), "--layout", "nerfstudio", "--model", str(blue)])
     assert run.exit_code == 1 and "not written by skysky" in run.output
+
+
+def test_masks_are_grown_and_joined_with_those_that_are_there(tmp_path, blue):
+    project(tmp_path, {"a/x.jpg": 6, "b.png": 1})
+    mine = np.full((SIZE[0], SIZE[1]), 255, np.uint8)  # as the picture is stored
+    mine[:20, :20] = 0
+    (tmp_path/"mine/a").mkdir(parents=True)
+    Image.fromarray(mine).save(tmp_path/"mine/a/x.jpg.png")
+    for layout, sky, ignored in (("colmap", 0, 0), ("lichtfeld", 192, 0)):
+        mask(tmp_path, "--layout", layout, "--combine", tmp_path/"mine", "--grow", "3", "--model", blue, "--no-refine")
+        got = stored(tmp_path/"masks"/LAYOUTS[layout].name.format(name="a/x.jpg"))
+        assert (got[:20, :20] == ignored).all() and got[50, 5] == sky and got[50, 40] == 255
+        assert (stored(tmp_path/"masks"/LAYOUTS[layout].name.format(name="b.png"))[:, 50] == sky).sum() in (18, 19, 20)
+    mask(tmp_path, "--layout", "colmap", "--combine", tmp_path/"mine", "--join", "intersection", "--model", blue)
+    got = stored(tmp_path/"masks/a/x.jpg.png")
+    assert got[50, 5] == 255 and got[2:18, 2:10].mean() < 40
+    for wrong in (("--grow", "much"), ("--combine", tmp_path/"none"), ("--feather", "-2")):
+        run = CliRunner().invoke(main, ["mask", str(tmp_path), *map(str, wrong), "--model", str(blue)])
+        assert run.exit_code and str(wrong[1]).strip("-") in run.output
