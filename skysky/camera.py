@@ -24,8 +24,9 @@ import numpy as np
 # isort: split
 import av
 
-from .core import SkyError, SkyMask, check_outputs, is_stream, limit, without_secrets
+from .core import SkyError, check_outputs, is_stream, limit, without_secrets
 from .images import overlay
+from .mask import SkyMask
 from .refine import TemporalFilter
 from .segment import Segmenter
 from skysky.video import (

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'MIN_SIDE', 'OUTPUTS', 'SKY_COLOR', 'LAYOUTS', 'stored_view', 'opened_image', 'read_image',
            'image_size', 'is_whole', 'orientation', 'find_images', 'write_image', 'overlay', 'Layout', 'layout_of',
-           'output_folder', 'output_names', 'write_mask']
+           'output_folder', 'output_names', 'cutout', 'write_mask']
 
 # %% ../nbs/01_images.ipynb #00000002
 import glob
@@ -25,12 +25,11 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from fastcore.basics import patch
 from PIL import Image, ImageCms, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from .core import MARK, SkyError, SkyMask, atomic_write, is_ours, is_out_of_memory, limit
+from .core import MARK, SkyError, atomic_write, is_ours, is_out_of_memory, limit
 from .decode import decode_jpeg, jpeg_picture, png_chunks
 
 # %% ../nbs/01_images.ipynb #00000005
@@ -554,26 +553,14 @@ def output_names(
     return [n.parent/called(n) for n in names]
 
 # %% ../nbs/01_images.ipynb #00000033
-@patch
-def overlay(
-    self: SkyMask,
-    image,  # what `read_image` takes
-    color: tuple = SKY_COLOR,  # RGB, 0..255
-    opacity: float = .5,  # 0..1
-) -> np.ndarray:  # H,W,3 uint8 RGB
-    "`image` with its sky painted."
-    return overlay(read_image(image), self.prob, color, opacity)
-
-
-@patch
 def cutout(
-    self: SkyMask,
     image,  # what `read_image` takes
+    prob: np.ndarray,  # H,W float32 in 0..1
 ) -> np.ndarray:  # H,W,4 uint8 RGBA
-    "`image` with its sky transparent, softly along the edge; what was transparent stays so."
+    "The picture with its sky transparent, softly along the edge; what was transparent stays so."
     img = _read(image, alpha=True)
-    _same_size(img, self.prob)
-    alpha = 1 - self.prob
+    _same_size(img, prob)
+    alpha = 1 - prob
     if img.shape[2] == 4: alpha *= img[..., 3]/np.float32(255)
     return cv2.merge([*cv2.split(img)[:3], _levels(alpha, 255)])
 
@@ -621,7 +608,7 @@ def _carried(im, stream, shape):
 
 
 def write_mask(
-    sky: SkyMask,
+    sky,  # a `skysky.mask.SkyMask`
     path: str | os.PathLike,
     kind: str = "mask",  # mask: 255/0; prob, prob16: soft, 8 or 16 bit; overlay; cutout: RGBA, sky transparent
     image=None,  # what `read_image` takes, for overlay and cutout; a file also gives its EXIF and its orientation
@@ -647,24 +634,3 @@ def write_mask(
             img = np.ascontiguousarray(stored_view(img, code))
             exif, icc = _carried(im, stream, img.shape)
     write_image(img, path, suffix, kind == "mask", True, exif, icc if painted else None)
-
-
-@patch
-def save(
-    self: SkyMask,
-    path: str | os.PathLike,
-    kind: str = "mask",  # a key of `OUTPUTS`
-    image=None,  # see `write_mask`
-    layout: str | Layout = "skysky",  # see `layout_of`
-    ignored: np.ndarray | None = None,  # see `write_mask`
-):
-    "Write the mask, or another kind of output."
-    write_mask(self, path, kind, image, layout, ignored)
-
-# %% ../nbs/01_images.ipynb #00000037
-@patch
-def _repr_png_(self: SkyMask) -> bytes:
-    "The probability in grey, longer side up to 512 px: what a notebook shows."
-    scale = min(1, 512/max(self.prob.shape))
-    small = cv2.resize(self.prob, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else self.prob
-    return cv2.imencode(".png", _levels(small, 255))[1].tobytes()

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from .core import SkyError, SkyMask
+from .core import SkyError
 from .images import Layout, orientation, output_names, read_image, stored_view
+from .mask import SkyMask
 
 # %% ../nbs/02e_mattes.ipynb #mt000005
 class Length(NamedTuple):

@@ -19,9 +19,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from .core import SkyError, SkyMask, is_out_of_memory, limit
+from .core import SkyError, is_out_of_memory, limit
 from .engines import STRIDE, open_engine
 from .images import image_size, read_image
+from .mask import SkyMask
 from .refine import drop_unsure, shrink, upsample_guided
 from .weights import DEFAULT_MODEL, cache_folder, model_card, model_path
 

@@ -45,7 +45,6 @@ from skysky.core import (
     MARK,
     Limit,
     SkyError,
-    SkyMask,
     atomic_write,
     check_outputs,
     is_stream,
@@ -55,6 +54,7 @@ from skysky.core import (
 )
 from .engines import usable_threads, use_threads
 from .images import SKY_COLOR
+from .mask import SkyMask
 from .refine import TemporalFilter
 from .segment import Segmenter
 

@@ -104,7 +104,7 @@ def server(command, url, folder):
 
 
 SLOW = """import time
-from skysky.widgets import SkyCamera
+from skysky import SkyCamera
 
 def stumble(frame, sky):
     stumbles.append(frame)

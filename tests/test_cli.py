@@ -20,9 +20,10 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from skysky import read_image
 from skysky.cli import main
 from skysky.core import MARK
-from skysky.images import LAYOUTS, OUTPUTS, read_image
+from skysky.images import LAYOUTS, OUTPUTS
 from skysky.weights import DEFAULT_MODEL, file_sha256
 
 SKYSKY = [sys.executable, "-c", "from skysky.cli import main; main(prog_name='skysky')"]
@@ -831,12 +832,12 @@ def test_memory_that_runs_out_costs_one_picture(tmp_path, model):
     "While its picture is painted, which OpenCV does."
     for name in ("a", "big", "z"): photo(tmp_path/f"in/{name}.jpg")
     code = """import cv2, numpy as np
-from skysky import images
+from skysky import images, mask
 def overlay(img, prob, *args):
     if seen.append(1) or len(seen) == 2: cv2.copyMakeBorder(img, 0, 2**30, 0, 2**30, 0)
     return img
 seen = []
-images.SkyMask.overlay = lambda self, image: overlay(images.read_image(image), self.prob)
+mask.SkyMask.overlay = lambda self, image: overlay(images.read_image(image), self.prob)
 from skysky.cli import main
 main(prog_name="skysky")"""
     run = subprocess.run([sys.executable, "-c", code, "mask", "in", "--save", "overlay", "--model", str(model)],

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from skysky import segment_video
 from skysky.core import MARK, SkyError, is_ours
-from skysky.video import VideoReader, VideoWriter, segment_video, video_frame, video_segmenter
+from skysky.video import VideoReader, VideoWriter, video_frame, video_segmenter
 
 SKYSKY = [sys.executable, "-c", "from skysky.cli import main; main(prog_name='skysky')"]
 INTERRUPTIBLE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # else a background job's

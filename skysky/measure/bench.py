@@ -24,7 +24,7 @@ import numpy as np
 from fastcore.basics import patch
 
 import skysky
-from ..core import MARK, SkyError, SkyMask, atomic_write, check_outputs, make_folder
+from ..core import MARK, SkyError, atomic_write, check_outputs, make_folder
 from skysky.engines import (
     PRECISIONS,
     STRIDE,
@@ -36,6 +36,7 @@ from skysky.engines import (
     use_threads,
 )
 from ..images import read_image, write_image, write_mask
+from ..mask import SkyMask
 from skysky.measure.limits import (
     Task,
     Timing,

@@ -17,8 +17,9 @@ import traitlets
 from anywidget import AnyWidget
 from fastcore.basics import patch
 
-from ..core import LIMITS, Limit, SkyError, SkyMask, limit
+from ..core import LIMITS, Limit, SkyError, limit
 from ..images import SKY_COLOR, read_image
+from ..mask import SkyMask
 from ..refine import drop_unsure
 from ..segment import Segmenter
 from .page import STATIC, fit_page, hex_color, to_jpeg

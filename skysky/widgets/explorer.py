@@ -22,8 +22,9 @@ import traitlets
 from anywidget import AnyWidget
 from fastcore.basics import patch
 
-from ..core import LIMITS, Limit, SkyError, SkyMask, check_outputs, limit
+from ..core import LIMITS, Limit, SkyError, check_outputs, limit
 from ..images import OUTPUTS, SKY_COLOR, overlay, read_image, write_image
+from ..mask import SkyMask
 from ..refine import drop_unsure, upsample_guided
 from ..segment import Segmenter
 from ..weights import DEFAULT_MODEL, list_models
