@@ -265,18 +265,19 @@ def _summary(rows: list, jobs: list, skipped: int, failed: int, seconds: float, 
 # %% ../nbs/20_cli.ipynb #c0000004
 def _mask(
     folder: Path | None,  # empty, for what comes from elsewhere, if anything does
-    sources, out, save, layout, name, keep, grow, feather, combine, join,  # of `skysky mask`
+    sources, out, save, layout, name, keep, grow, feather, combine, join, sky, light,  # of `skysky mask`
     skip_existing, table, overwrite, batch, verbose, quiet, **model,
 ) -> int:  # pictures that failed, and folders that could not be searched
     "What `skysky mask` does."
+    from skysky.compositing import sky_part
     from skysky.core import SkyError, check_outputs, csv_cell
     from skysky.images import OUTPUTS, is_whole, layout_of
     from skysky.jobs import Table, address_name, check_places, default_output, make_ready, plan_jobs, take_in
-    from skysky.mattes import Edits, parse_length
+    from skysky.mattes import Edits, parse_length, read_sky
     from skysky.transforms import open_transforms
     kinds, piped, unsearched = [kind.strip() for kind in save.split(",")], "-" in sources and not out, []
     layout = layout_of(layout, name, keep)
-    edits = Edits(parse_length(grow), parse_length(feather), combine and Path(combine), join)
+    edits = Edits(parse_length(grow), parse_length(feather), combine and Path(combine), join, read_sky(sky), light)
     known = Table(table, _COLUMNS, overwrite) if table else None
     taken = piped or known and known.in_stdout  # standard output is for data
     def say(line): quiet or _echo(line, err=taken)
@@ -303,12 +304,14 @@ def _mask(
     outputs = [f for _, files in todo for f in files.values()] + ([Path(table)] if table and not known.stream else [])
     project = open_transforms(base, jobs, layout)
     if project: outputs += project.outputs
-    check_outputs(outputs, names, overwrite)
+    check_outputs(outputs, [*names, sky], overwrite)
     check_places(outputs)
     rows, start = [], time.perf_counter()
     ready = make_ready(todo, fetched, complain)
     failed = len(todo) - len(ready)
     if ready: seg = _segmenter(**model, say=say, quiet=quiet)
+    if ready and "newsky" in kinds and not isinstance(edits.behind, tuple):
+        edits = edits._replace(behind=sky_part(edits.behind, seg(edits.behind).prob))
     with known or nullcontext():
         lines = verbose or quiet or len(ready) == 1 or not sys.stderr.isatty()
         if ready: failed += _mask_all(seg, ready, layout, edits, batch, names, known, rows, say, lines)
@@ -331,7 +334,7 @@ _OUT_DEFAULT = "FOLDER_sky beside the folder of the pictures; ./sky when that wo
                    "picture also its file, such as mask.png.")
 @click.option("--save", default="mask", metavar="KIND,...",
               help="What to write, separated by commas: mask (sky 255, rest 0), prob and prob16 (soft, 8 and 16 bit), "
-                   "overlay (sky painted), cutout (sky transparent).")
+                   "overlay (sky painted), cutout (sky transparent), newsky (another sky).")
 @click.option("--layout", default="skysky", metavar="NAME",
               help="Whose names, values, places and orientation the masks have: skysky (sky is 255), colmap, vggt, "
                    "odm, metashape, nerfstudio, realityscan, openmvs, meshroom (0), lichtfeld (192), cityscapes (23). "
@@ -350,6 +353,10 @@ _OUT_DEFAULT = "FOLDER_sky beside the folder of the pictures; ./sky when that wo
                    "names, values and orientation. lichtfeld keeps the two apart.")
 @click.option("--join", default="union", type=click.Choice(["union", "intersection"]),
               help="How --combine joins: what either leaves out is left out, or what both do.")
+@click.option("--sky", default="#78aae1", metavar="FILE|#RRGGBB",
+              help="The sky of --save newsky: a picture, of which the part above its ground is taken, or a colour.")
+@click.option("--light", default=.3, type=click.FloatRange(0, 1), metavar="L",
+              help="How much of the new sky's brightness and colour the ground takes on, 0 to 1.")
 @click.option("--skip-existing", is_flag=True, help="Leave out pictures whose outputs are all there.")
 @click.option("--csv", "table", metavar="FILE",
               help="Add the pictures done to a table: size in pixels, share of sky 0 to 1, verdict, horizon, time. A "

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import test_cli
 from click.testing import CliRunner
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from skysky.cli import main
 from skysky.images import LAYOUTS, layout_of
@@ -143,3 +143,24 @@ def test_masks_are_grown_and_joined_with_those_that_are_there(tmp_path, blue):
     for wrong in (("--grow", "much"), ("--combine", tmp_path/"none"), ("--feather", "-2")):
         run = CliRunner().invoke(main, ["mask", str(tmp_path), *map(str, wrong), "--model", str(blue)])
         assert run.exit_code and str(wrong[1]).strip("-") in run.output
+
+
+def test_another_sky_keeps_exif_and_profile(tmp_path, blue):
+    project(tmp_path, {"x.jpg": 6})
+    with Image.open(tmp_path/"images/x.jpg") as im:
+        exif, icc = im.getexif(), ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+        exif[0x110] = "Pinhole"
+        im.save(tmp_path/"images/x.jpg", exif=exif, icc_profile=icc, quality=95)
+    evening = np.full((60, 90, 3), (200, 90, 255), np.uint8)
+    evening[40:] = 0  # its ground, which is left out
+    Image.fromarray(evening).save(tmp_path/"evening.png")
+    for sky, want in (("#ff0000", (255, 0, 0)), (tmp_path/"evening.png", (200, 90, 255))):
+        mask(tmp_path/"images", "-o", tmp_path/"out", "--save", "newsky,cutout", "--sky", sky, "--light", "0",
+             "--model", blue)
+        with Image.open(tmp_path/"out/x_newsky.jpg") as im:
+            assert im.size == SIZE and im.getexif()[0x110] == "Pinhole" and im.info["icc_profile"] == icc
+            assert np.abs(np.asarray(im)[4, 40].astype(int) - want).max() < 12
+            assert np.abs(np.asarray(im)[55, 60].astype(int) - 128).max() < 12
+    for wrong, line in (("#ff00", "no such file"), (tmp_path/"none.jpg", "no such file")):
+        run = CliRunner().invoke(main, ["mask", str(tmp_path/"images"), "--save", "newsky", "--sky", str(wrong)])
+        assert run.exit_code == 1 and line in run.output
