@@ -66,10 +66,10 @@ class Transforms:
 
 # %% ../nbs/02d_transforms.ipynb #tf000006
 def open_transforms(
-    base: Path,  # the folder of the pictures
-    jobs: list,  # see `skysky.jobs.plan_jobs`
+    plan,  # a `skysky.sources.Plan`
     layout: Layout,
 ) -> Transforms | None:  # None where the layout, or the project, has no such file, or no mask is written
     "The project file that has to name the masks of a run."
-    path, masks = base.parent/layout.project, {p: files["mask"] for p, files in jobs if "mask" in files}
-    return Transforms(path, masks) if layout.project and path.is_file() and masks else None
+    path = Path(plan.base).parent/layout.project
+    if not layout.project or "mask" not in plan.kinds or not path.is_file(): return None
+    return Transforms(path, {Path(picture): Path(files["mask"]) for picture, files in plan})
