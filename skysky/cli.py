@@ -580,7 +580,7 @@ def train(config, out, root, overrides, resume, device):
 # %% ../nbs/20_cli.ipynb #00000024
 def _regex(ctx, param, value: str | None) -> re.Pattern | None:
     "A regular expression, or a usage error."
-    try: return value and re.compile(value)
+    try: return re.compile(value) if value else None
     except re.error as e: raise click.BadParameter(f"{value!r} is no regular expression: {e}", ctx, param) from e
 
 
