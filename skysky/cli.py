@@ -250,7 +250,7 @@ class _Report:
         if not self.quiet: _echo(line, err=self.taken)
 
     def complain(self, line):
-        self._note(line)
+        self._note(f"skysky: {line}")
         if self.bar: click.echo(err=True)  # below the bar
         _echo(f"skysky: {line}", err=True)
 
