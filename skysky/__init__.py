@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .core import SkyMask
     from .images import read_image
+    from .mask import SkyMask
     from .segment import Segmenter
     from .video import segment_video
     from .widgets import SkyCamera, SkyExplorer
 
 __all__ = ["Segmenter", "SkyCamera", "SkyExplorer", "SkyMask", "read_image", "segment_video"]
-_HOMES = {"Segmenter": "segment", "SkyCamera": "widgets", "SkyExplorer": "widgets", "SkyMask": "core",
+_HOMES = {"Segmenter": "segment", "SkyCamera": "widgets", "SkyExplorer": "widgets", "SkyMask": "mask",
           "read_image": "images", "segment_video": "video"}
 
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'MIN_SIDE', 'OUTPUTS', 'SKY_COLOR', 'LAYOUTS', 'stored_view', 'opened_image', 'read_image',
-           'image_size', 'is_whole', 'orientation', 'find_images', 'write_image', 'overlay', 'Layout', 'output_folder',
-           'output_names', 'write_mask']
+           'image_size', 'is_whole', 'orientation', 'image_names', 'find_images', 'write_image', 'overlay', 'Layout',
+           'output_folder', 'distinct_stems', 'output_name', 'output_names', 'cutout', 'write_mask']
 
 # %% ../nbs/01_images.ipynb #00000002
 import glob
@@ -19,18 +19,17 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import contextmanager
 from io import BytesIO
-from itertools import dropwhile, groupby
+from itertools import dropwhile
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from fastcore.basics import patch
 from PIL import Image, ImageCms, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from .core import MARK, SkyError, SkyMask, atomic_write, is_ours, is_out_of_memory, limit
+from .core import MARK, SkyError, atomic_write, is_ours, is_out_of_memory, limit
 from .decode import decode_jpeg, jpeg_picture, png_chunks
 
 # %% ../nbs/01_images.ipynb #00000005
@@ -50,6 +49,7 @@ _RAW_SUFFIXES = (".dng", ".nef", ".nrw", ".cr2", ".cr3", ".crw", ".arw", ".srf",
 _OTHER_SUFFIXES = (".jxl", ".psd", ".psb", ".tga", ".exr", ".hdr", ".dds", ".pfm", ".pam", ".ico", ".pcx", ".xcf",
                    ".kra", ".svg", ".svgz", ".eps", ".ai", ".insp", ".flif", ".bpg", ".wdp", ".jxr", ".fits", ".fit",
                    ".qoi")
+_ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".cbz", ".cbr", ".iso")
 
 # %% ../nbs/01_images.ipynb #00000007
 def _stream(source, name):
@@ -288,61 +288,106 @@ def orientation(
     with opened_image(source) as (im, _, stream): return _orientation(im, stream)
 
 # %% ../nbs/01_images.ipynb #0000001c
-def _natural(path):
-    return [[int(t) if i % 2 else t.casefold() for i, t in enumerate(re.split(r"(\d+)", part))] for part in path.parts]
+_DIGITS = re.compile(r"(\d+)")
+
+
+def _natural(name):
+    key = _DIGITS.split(name.casefold())
+    key[1::2] = map(int, key[1::2])
+    return key
+
+
+def _sorted(names):
+    "Relative paths in the order that people expect: folder by folder, 2 before 10."
+    keys = {"": []}
+    def key(name):
+        folder, _, last = name.rpartition(os.sep)
+        if folder not in keys: keys[folder] = list(map(_natural, folder.split(os.sep)))
+        return [*keys[folder], _natural(last)]
+    return sorted(names, key=key)
 
 
 def _walk(root, say):
-    "The files below a folder; links are followed, hidden names are not."
+    "The files below a folder, as paths relative to it; links are followed, hidden names are not."
     def refuse(e):
         error = SkyError(f"{e.filename}: cannot be searched ({e.strerror}); check its permissions")
-        if e.filename == os.fspath(root): raise error from e
+        if e.filename == root: raise error from e
         say(error)
     seen = {os.path.realpath(root)}
     for folder, dirs, files in os.walk(root, followlinks=True, onerror=refuse):
         fresh = {d: os.path.realpath(os.path.join(folder, d)) for d in sorted(dirs) if not d.startswith(".")}
         dirs[:] = [d for d, real in fresh.items() if not (real in seen or seen.add(real))]
-        yield from (Path(folder, f) for f in files if not f.startswith("."))
+        below = "" if folder == root else os.path.relpath(folder, root) + os.sep
+        yield from (below + f for f in files if not f.startswith("."))
+
+
+def _suffix(name): return os.path.splitext(name)[1].lower()
 
 
 def _left_out(
-    found: list[Path],
+    found: list[str],
 ) -> list[str]:  # lines
     "What a search has passed over."
-    lines = []
-    for suffixes, what, do in ((_RAW_SUFFIXES, "raw photo", "develop to JPEG, PNG or TIFF"),
-                               (_OTHER_SUFFIXES, "picture", "save as JPEG, PNG or TIFF")):
-        count = Counter(s for p in found if (s := p.suffix.lower()) in suffixes)
-        n = count.total()
-        if n: lines.append(f"{n} {what}{'s' if n > 1 else ''} left out ({' '.join(sorted(count))}); {do} first")
+    lines, suffixes = [], Counter(map(_suffix, found))
+    for kinds, what, do in ((_RAW_SUFFIXES, "raw photo", "develop to JPEG, PNG or TIFF first"),
+                            (_OTHER_SUFFIXES, "picture", "save as JPEG, PNG or TIFF first"),
+                            (_ARCHIVE_SUFFIXES, "archive", "unpack first")):
+        count = {suffix: n for suffix, n in suffixes.items() if suffix in kinds}
+        n = sum(count.values())
+        if n: lines.append(f"{n} {what}{'s' if n > 1 else ''} left out ({' '.join(sorted(count))}); {do}")
     return lines
 
+
+def _search(source, say):
+    "Folder; names of the pictures below it, sorted; lines about what is left out, None for a file that is named."
+    try:
+        path = os.path.expanduser(source)
+        if os.path.isdir(path): root, found = path, list(_walk(path, say))
+        elif os.path.lexists(path):
+            if _suffix(path) in _ARCHIVE_SUFFIXES: raise SkyError(f"{source}: an archive; unpack it first")
+            root, name = os.path.split(path)
+            return root, [name], None
+        elif glob.has_magic(path):
+            parts = Path(path).parts
+            root = os.path.join(*parts[:next(i for i, part in enumerate(parts) if glob.has_magic(part))] or [""])
+            matches = dict.fromkeys(glob.iglob(path, recursive=True))
+            found = [os.path.relpath(p, root or ".") for p in matches if not os.path.isdir(p)]
+        else: raise SkyError(f"{source}: no such file or folder; check the path")
+    except (OSError, ValueError) as e: raise SkyError(f"{source}: cannot be searched ({e}); check the path") from e
+    return root, _sorted(f for f in found if _suffix(f) in IMAGE_SUFFIXES), _left_out(found)
+
+
+def _check_found(source, names, lines, say):
+    if not names:
+        why = ", ".join(lines or ()) or f"they end in {' '.join(IMAGE_SUFFIXES)}"
+        raise SkyError(f"{source}: no pictures there; {why}")
+    for line in lines or (): say(f"{source}: {line}")
+
 # %% ../nbs/01_images.ipynb #0000001e
-def find_images(
+def image_names(
     source: str | os.PathLike,  # a file, a folder (with its sub-folders) or a pattern such as "photos/**/*.jpg"
     say: Callable[[str | SkyError], object] = lambda line: None,  # gets a line about what is left out, or why
+) -> tuple[str, list[str]]:  # the folder; names below it, naturally sorted
+    "The pictures that `source` names, by their names alone: no file is opened. `SkyError` when there are none."
+    root, names, lines = _search(os.fspath(source), say)
+    _check_found(source, names, lines, say)
+    return root, names
+
+
+def find_images(
+    source: str | os.PathLike,  # see `image_names`
+    say: Callable[[str | SkyError], object] = lambda line: None,  # see `image_names`
     ours: bool = False,  # whether a folder's files that skysky wrote count: masks to train on, say
 ) -> list[tuple[Path, Path]]:  # (path, path below the given folder), naturally sorted
-    "The pictures that `source` names; `SkyError` when there are none."
-    try:
-        path = Path(os.path.expanduser(source))
-        if path.is_dir(): root, found = path, _walk(path, say)
-        elif os.path.lexists(path): return [(path, Path(path.name))]
-        elif glob.has_magic(str(path)):
-            fixed = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
-            root, found = Path(*path.parts[:fixed]), map(Path, glob.iglob(str(path), recursive=True))
-        else: raise SkyError(f"{source}: no such file or folder; check the path")
-        found = [p for p in dict.fromkeys(found) if not p.is_dir()]
-    except (OSError, ValueError) as e: raise SkyError(f"{source}: cannot be searched ({e}); check the path") from e
-    lines, pictures = _left_out(found), [p for p in found if p.suffix.lower() in IMAGE_SUFFIXES]
-    own = set() if ours else set(filter(is_ours, pictures))
-    pictures = [p for p in pictures if p not in own]
-    if n := len(own):
-        lines.append(f"{n} left out, written by skysky")
-    if not pictures:
-        raise SkyError(f"{source}: no pictures there; {', '.join(lines) or 'they end in ' + ' '.join(IMAGE_SUFFIXES)}")
-    for line in lines: say(f"{source}: {line}")
-    return sorted(((p, p.relative_to(root)) for p in pictures), key=lambda pair: _natural(pair[1]))
+    "The pictures that `source` names, without those that skysky wrote; `SkyError` when there are none."
+    root, names, lines = _search(os.fspath(source), say)
+    pairs = [(Path(root, name), Path(name)) for name in names]
+    if not (ours or lines is None):
+        mine = [pair for pair in pairs if not is_ours(pair[0])]
+        if n := len(pairs) - len(mine): lines.append(f"{n} left out, written by skysky")
+        pairs = mine
+    _check_found(source, pairs, lines, say)
+    return pairs
 
 # %% ../nbs/01_images.ipynb #00000021
 _EXIF_IFD, _GPS_IFD = 0x8769, 0x8825  # tags that lead to further ones
@@ -468,53 +513,61 @@ def output_folder(
     return folder.parent/_pick(LAYOUTS, layout, "layout").folder.format(folder=folder.name)
 
 # %% ../nbs/01_images.ipynb #00000030
-def output_names(
-    names: list[Path],  # relative paths, as `find_images` gives them
+def distinct_stems(
+    names: list[str],  # relative paths, as `image_names` gives them
+    passed_over: Callable[[str], bool] = lambda name: False,  # asked of twins only: whether one of them doesn't count
+) -> dict[str, str]:  # name -> stem, of those alone that cannot have their own
+    "What twins like x.jpg and x.png are called, so that their outputs differ whatever the file system."
+    rank = {suffix: i for i, suffix in enumerate(IMAGE_SUFFIXES)}
+    first, families, later, stems = {}, {}, [], {}
+
+    def low(name): return os.path.splitext(name)[0].casefold()
+    def order(name): return low(name), rank.get(_suffix(name), len(rank)), name
+
+    for name in names:
+        if (other := first.setdefault(low(name), name)) != name: families.setdefault(low(name), [other]).append(name)
+    for twins in families.values():
+        later += sorted((name for name in twins if not passed_over(name)), key=order)[1:]
+    taken = set(first) if later else set()
+    for name in sorted(later, key=order):
+        folder, stem = os.path.split(name)
+        while os.path.join(folder, stem).casefold() in taken: stem += "-2"
+        stems[name] = stem
+        taken.add(os.path.join(folder, stem).casefold())
+    return stems
+
+
+def output_name(
+    name: str,  # relative path of a picture
     kind: str = "mask",  # a key of `OUTPUTS`
     layout: str = "skysky",  # a key of `LAYOUTS`: it names the masks; the other kinds have one name everywhere
+    stem: str | None = None,  # see `distinct_stems`; None: its own
+) -> str:  # relative to the output folder
+    "The file to write for a picture."
+    suffix, layout = _pick(OUTPUTS, kind, "output"), _pick(LAYOUTS, layout, "layout")
+    folder, name = os.path.split(name)
+    pattern, stem = layout.name if kind == "mask" else "{stem}" + suffix, stem or Path(name).stem
+    return os.path.join(folder, pattern.format(name=name, stem=stem))
+
+
+def output_names(
+    names: list[Path],  # relative paths, as `find_images` gives them
+    kind: str = "mask",  # see `output_name`
+    layout: str = "skysky",
 ) -> list[Path]:  # relative to the output folder, all different
     "The file to write for each picture."
-    suffix, layout = _pick(OUTPUTS, kind, "output"), _pick(LAYOUTS, layout, "layout")
-    pattern = layout.name if kind == "mask" else "{stem}" + suffix
-    rank = {suffix: i for i, suffix in enumerate(IMAGE_SUFFIXES)}
-
-    def low(path): return str(path).casefold()
-    def order(name): return low(name.with_suffix("")), rank.get(name.suffix.lower(), len(rank)), str(name)
-
-    ordered, stems, taken = sorted(names, key=order), {}, set()
-    for _, twins in groupby(ordered, lambda name: order(name)[0]):
-        name = next(twins)
-        stems[name] = name.stem
-        taken.add(low(name.with_suffix("")))
-    for name in ordered:
-        if name in stems: continue
-        stem = name.name
-        while low(name.parent/stem) in taken: stem += "-2"
-        stems[name] = stem
-        taken.add(low(name.parent/stem))
-    return [n.parent/pattern.format(name=n.name, stem=stems[n]) for n in names]
+    stems = distinct_stems(list(map(str, names)))
+    return [Path(output_name(str(name), kind, layout, stems.get(str(name)))) for name in names]
 
 # %% ../nbs/01_images.ipynb #00000033
-@patch
-def overlay(
-    self: SkyMask,
-    image,  # what `read_image` takes
-    color: tuple = SKY_COLOR,  # RGB, 0..255
-    opacity: float = .5,  # 0..1
-) -> np.ndarray:  # H,W,3 uint8 RGB
-    "`image` with its sky painted."
-    return overlay(read_image(image), self.prob, color, opacity)
-
-
-@patch
 def cutout(
-    self: SkyMask,
     image,  # what `read_image` takes
+    prob: np.ndarray,  # H,W float32 in 0..1
 ) -> np.ndarray:  # H,W,4 uint8 RGBA
-    "`image` with its sky transparent, softly along the edge; what was transparent stays so."
+    "The picture with its sky transparent, softly along the edge; what was transparent stays so."
     img = _read(image, alpha=True)
-    _same_size(img, self.prob)
-    alpha = 1 - self.prob
+    _same_size(img, prob)
+    alpha = 1 - prob
     if img.shape[2] == 4: alpha *= img[..., 3]/np.float32(255)
     return cv2.merge([*cv2.split(img)[:3], _levels(alpha, 255)])
 
@@ -562,7 +615,7 @@ def _carried(im, stream, shape):
 
 
 def write_mask(
-    sky: SkyMask,
+    sky,  # a `skysky.mask.SkyMask`
     path: str | os.PathLike,
     kind: str = "mask",  # mask: 255/0; prob, prob16: soft, 8 or 16 bit; overlay; cutout: RGBA, sky transparent
     image=None,  # what `read_image` takes, for overlay and cutout; a file also gives its EXIF and its orientation
@@ -585,23 +638,3 @@ def write_mask(
             img = np.ascontiguousarray(stored_view(img, code))
             exif, icc = _carried(im, stream, img.shape)
     write_image(img, path, suffix, kind == "mask", True, exif, icc if painted else None)
-
-
-@patch
-def save(
-    self: SkyMask,
-    path: str | os.PathLike,
-    kind: str = "mask",  # a key of `OUTPUTS`
-    image=None,  # see `write_mask`
-    layout: str = "skysky",  # a key of `LAYOUTS`
-):
-    "Write the mask, or another kind of output."
-    write_mask(self, path, kind, image, layout)
-
-# %% ../nbs/01_images.ipynb #00000037
-@patch
-def _repr_png_(self: SkyMask) -> bytes:
-    "The probability in grey, longer side up to 512 px: what a notebook shows."
-    scale = min(1, 512/max(self.prob.shape))
-    small = cv2.resize(self.prob, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else self.prob
-    return cv2.imencode(".png", _levels(small, 255))[1].tobytes()

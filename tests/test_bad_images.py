@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from skysky.core import LIMITS, MARK, SkyError, SkyMask, atomic_write, check_outputs, is_ours
+from skysky import SkyMask
+from skysky.core import LIMITS, MARK, SkyError, atomic_write, check_outputs, is_ours
 from skysky.images import (
     IMAGE_SUFFIXES,
     LAYOUTS,

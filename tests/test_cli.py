@@ -20,9 +20,11 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from skysky import read_image
 from skysky.cli import main
 from skysky.core import MARK
-from skysky.images import LAYOUTS, OUTPUTS, read_image
+from skysky.images import LAYOUTS, OUTPUTS
+from skysky.manifest import MANIFEST
 from skysky.weights import DEFAULT_MODEL, file_sha256
 
 SKYSKY = [sys.executable, "-c", "from skysky.cli import main; main(prog_name='skysky')"]
@@ -71,8 +73,13 @@ def table(path):
 
 
 def files(folder):
-    "What is in a folder and below, hidden files too."
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir())
+    "What is in a folder and below, hidden files too, but for the records of what was done."
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir() and p.name != MANIFEST)
+
+
+def outputs(folder):
+    "All that a job has written into a folder, but for its record."
+    return [p for p in folder.iterdir() if p.name != MANIFEST]
 
 
 def share(path):
@@ -172,7 +179,7 @@ def test_no_sky_is_an_empty_mask(tmp_path, model):
     assert {line[0].split()[1]: line[2] for line in lines[:-1]} == {
         "grey.png": "no sky", "sliver.png": "sky 0.1%", "speck.png": "no sky", "wall.png": "no sky"}
     assert "4 of 4 done in" in run.stdout and ", 3 without sky;" in run.stdout
-    for path in (tmp_path/"in_sky").iterdir(): assert (share(path) > 0) == (path.name == "sliver_mask.png")
+    for path in outputs(tmp_path/"in_sky"): assert (share(path) > 0) == (path.name == "sliver_mask.png")
     for name, row in table(tmp_path/"table.csv").items():
         if name == "sliver.png": assert row["has_sky"] == "1" and float(row["horizon_offset"]) < .2
         else: assert (row["sky"], row["has_sky"], row["horizon_angle"], row["horizon_offset"]) == ("0.0", "0", "", "")
@@ -627,7 +634,7 @@ def test_interrupt_leaves_only_whole_files(tmp_path, model):
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert stderr.splitlines() == ["skysky: interrupted; what is written is whole"]
-    written = list((tmp_path/"in_sky").iterdir())
+    written = outputs(tmp_path/"in_sky")
     assert 0 < len(written) < 80 and not [p for p in written if p.name.startswith(".")]
     for path in written:
         with Image.open(path) as im: im.load()
@@ -679,7 +686,7 @@ def test_a_request_to_end_is_taken_as_ctrl_c(tmp_path, model, number, status):
     for _ in range(3): process.send_signal(number)  # a closing terminal sends more than one
     _, stderr = process.communicate(timeout=60)
     assert (process.returncode, stderr) == (status, "skysky: interrupted; what is written is whole\n")
-    written = list((tmp_path/"in_sky").iterdir())
+    written = outputs(tmp_path/"in_sky")
     assert 0 < len(written) < 80 and not [p for p in written if p.name.startswith(".")]
     for path in written:
         with Image.open(path) as im: im.load()
@@ -706,10 +713,10 @@ def test_what_a_kill_left_is_cleared_away(tmp_path, model):
     process.kill()
     process.wait()
     (out/".skysky-mine").mkdir()
-    left = [p for p in out.iterdir() if p.name.startswith(".")]
+    left = [p for p in outputs(out) if p.name.startswith(".")]
     assert len(left) > 1, "the kill has left something"
     assert skysky("mask", "in/0.jpg", "-o", out, "--model", model, cwd=tmp_path).returncode == 0
-    assert [p.name for p in out.iterdir() if p.name.startswith(".")] == [".skysky-mine"]
+    assert [p.name for p in outputs(out) if p.name.startswith(".")] == [".skysky-mine"]
 
 
 def test_a_reader_that_has_enough_ends_no_job(tmp_path, model):
@@ -813,7 +820,7 @@ def test_an_empty_or_cut_off_output_is_not_done(tmp_path, model):
     os.truncate(out/"b_overlay.jpg", (out/"b_overlay.jpg").stat().st_size//2)
     run = skysky(*command, cwd=tmp_path)
     assert run.returncode == 0 and "2 of 3 done" in run.stdout and "1 already there" in run.stdout, run
-    for path in out.iterdir():
+    for path in outputs(out):
         with Image.open(path) as im: im.load()
 
 
@@ -831,12 +838,12 @@ def test_memory_that_runs_out_costs_one_picture(tmp_path, model):
     "While its picture is painted, which OpenCV does."
     for name in ("a", "big", "z"): photo(tmp_path/f"in/{name}.jpg")
     code = """import cv2, numpy as np
-from skysky import images
+from skysky import images, mask
 def overlay(img, prob, *args):
     if seen.append(1) or len(seen) == 2: cv2.copyMakeBorder(img, 0, 2**30, 0, 2**30, 0)
     return img
 seen = []
-images.SkyMask.overlay = lambda self, image: overlay(images.read_image(image), self.prob)
+mask.SkyMask.overlay = lambda self, image: overlay(images.read_image(image), self.prob)
 from skysky.cli import main
 main(prog_name="skysky")"""
     run = subprocess.run([sys.executable, "-c", code, "mask", "in", "--save", "overlay", "--model", str(model)],

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 import skysky as package
-from skysky.images import read_image, write_image
+from skysky import read_image
+from skysky.images import write_image
 from skysky.scenes import write_scenes
 from skysky.train.data import PairFolder
 

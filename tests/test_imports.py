@@ -147,6 +147,19 @@ def test_deploy_wing_needs_no_torch(module):
     assert loaded.stdout.split() == []
 
 
+@pytest.mark.parametrize("package, heavy", [("skysky", (*HEAVY, "numpy", "cv2")), ("skysky.train", HEAVY),
+                                            ("skysky.measure", HEAVY)])
+def test_a_package_loads_what_is_asked_for_when_it_is_asked_for(package, heavy):
+    "`import skysky` takes milliseconds, with nothing behind it; its names come with what they need, and with no more."
+    code = f"""import sys, {package}
+assert set({package}.__all__) <= set(dir({package}))
+print(*[m for m in {heavy} if m in sys.modules])
+from skysky import Segmenter, SkyMask, read_image, segment_video
+print(*[m for m in {HEAVY} if m in sys.modules], SkyMask.overlay.__qualname__)"""
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.splitlines() == ["", "SkyMask.overlay"]
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebooks_are_clean_and_small(path):
     nb = json.loads(path.read_text(encoding="utf-8"))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from skysky.cli import main
+from skysky.manifest import Manifest
 from skysky.weights import DEFAULT_MODEL, model_path
 
 SKYSKY = [sys.executable, "-c", "from skysky.cli import main; main(prog_name='skysky')"]
@@ -53,6 +54,9 @@ def place(tmp_path_factory):
     (place/"guard").mkdir()
     (place/"guard/sitecustomize.py").write_text(GUARD)
     subprocess.run([*SKYSKY, "data", "render", "set", "-n", "3", "--size", "64x96"], cwd=place, check=True)
+    with Manifest(place/"done") as manifest:
+        manifest.begin({}, 0)
+        manifest.end({})
     return place
 
 
@@ -84,7 +88,7 @@ def test_a_look_up_is_seen(alone):
 COMMANDS = [
     "mask set/images -q -o masks", "mask set/images -q -o masks --engine onnxruntime",
     "mask set/images -q -o masks --engine torch", f"mask set/images -q -o masks --model {DEFAULT_MODEL} --device cpu",
-    "video no.mp4", "camera 99", "models", "data check set", "data render more -n 1 --size 64x96",
+    "status done", "video no.mp4", "camera 99", "models", "data check set", "data render more -n 1 --size 64x96",
     "evaluate set -o scores",
     f"bench -o bench --quick --model {DEFAULT_MODEL} --size 64x96 --engines openvino,onnxruntime --precisions f32",
     "train config.yaml -o run", "export student.safetensors -o student.onnx",

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from skysky import Segmenter
 from skysky.measure.evaluate import evaluate
 from skysky.measure.metrics import Counts, boundary_f1, iou
 from skysky.refine import upsample_guided
-from skysky.segment import Segmenter
 from skysky.train.data import open_dataset
 from skysky.train.models import mosaic
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from skysky.core import IGNORE_INDEX, SkyMask
+from skysky import SkyMask
+from skysky.core import IGNORE_INDEX
 from skysky.measure.evaluate import evaluate
 from skysky.measure.metrics import Counts, accuracy, f1, iou, precision, recall, reference_mean, strict_mean
 

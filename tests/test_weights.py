@@ -442,7 +442,7 @@ def test_two_users_share_a_cache():
     "What the first one's runs keep is not the second one's to read, to write or to stumble over."
     code = """import os, sys
 from skysky import kept
-from skysky.segment import Segmenter
+from skysky import Segmenter
 img = __import__("numpy").zeros((64, 64, 3), "uint8")
 for user in (0, 65534, 65534):
     if user != os.getuid(): os.setgid(user), os.setuid(user)

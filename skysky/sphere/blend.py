@@ -10,8 +10,8 @@ import re
 
 import numpy as np
 
-from ..core import SkyMask
 from ..images import opened_image
+from ..mask import SkyMask
 from ..segment import Segmenter
 from .projections import Equirectangular, Perspective, View, look_up, reproject
 

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from fastcore.basics import patch
 
-from ..core import MARK, SkyError, SkyMask, atomic_write
+from ..core import MARK, SkyError, atomic_write
+from ..mask import SkyMask
 from .projections import View, look_up
 
 # %% ../../nbs/sphere/01_sky_view.ipynb #v000007

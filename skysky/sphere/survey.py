@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import SkyError, SkyMask
+from ..core import SkyError
 from ..images import read_image, write_image
+from ..mask import SkyMask
 from ..segment import Segmenter
 from .blend import heading_of, segment_view
 from .projections import Equirectangular, Fisheye, Perspective, View, find_circle, reproject

@@ -484,6 +484,33 @@ class DrawLoader(DataLoader):
         s, i, crop_seed = draw
         return fit_sample(self.sets[s][i], self.size, crop_seed)
 
+    def new(self, *args, **kwargs): return self  # what `Learner.show_results` asks for: the order is in the draws
+
+    def show_batch(self, b=None, max_n: int = 8, **kwargs):
+        "fastai's: the pictures of a batch, outlined where their labels say sky."
+        imgs, targs = self.one_batch() if b is None else b
+        _show(imgs[:max_n], [targ == SKY for targ in targs[:max_n]])
+
+    def show_results(self, b, out, max_n: int = 8, **kwargs):
+        "fastai's: the pictures of a batch, outlined where a model says sky."
+        _show(b[0][:max_n], out[:max_n])
+
+
+def _show(
+    imgs: torch.Tensor,  # N,3,H,W: normalised in whatever way
+    skies: Sequence[torch.Tensor],  # N × H,W bool
+):
+    "Pictures in rows of four, each stretched to its own range, with outlined skies."
+    import matplotlib.pyplot as plt
+    (h, w), rows = imgs.shape[-2:], -(-len(imgs)//4)
+    fig, axes = plt.subplots(rows, 4, figsize=(9, (9/4*h/w + .05)*rows), dpi=72, layout="constrained", squeeze=False)
+    for ax in axes.flat: ax.axis("off")
+    for ax, img, sky in zip(axes.flat, imgs.cpu().float(), skies, strict=False):
+        low, high = img.amin((1, 2), keepdim=True), img.amax((1, 2), keepdim=True)
+        ax.imshow(((img - low)/(high - low).clamp(min=1e-6)).permute(1, 2, 0))
+        if sky.any() and not sky.all(): ax.contour(sky.cpu(), [.5], colors=["#ff0080"], linewidths=1)
+    plt.show()
+
 # %% ../../nbs/train/00_data.ipynb #0000002a
 def _shuffled(n: int, k: int, rng: np.random.Generator) -> list[int]:
     "`k` draws from `n` cards: every card once before any comes again."

@@ -30,9 +30,9 @@ import torch
 import torch.nn.functional as F
 import yaml
 from fastai.callback.channelslast import ChannelsLast
-from fastai.callback.core import Callback, CancelStepException
+from fastai.callback.core import Callback, CancelFitException, CancelStepException
 from fastai.callback.fp16 import AMPMode, MixedPrecision
-from fastai.callback.schedule import ParamScheduler, SchedPoly, combined_cos
+from fastai.callback.schedule import LRFinder, ParamScheduler, SchedPoly, combined_cos
 from fastai.learner import Learner, Metric
 from fastai.optimizer import Adam
 from fastai.torch_core import params, set_seed, to_device, to_float
@@ -248,8 +248,15 @@ class SkyLoss:
         if "aux" in pred: loss = loss + self.aux_weight*ce(pred["aux"])
         if self.dice_weight: loss = loss + self.dice_weight*self.dice(pred["out"], targ)
         if "teacher" in pred: loss = (loss + F.cross_entropy(pred["out"], pred["teacher"].softmax(1)))/2
-        if not loss.isfinite(): raise SkyError(f"the loss is {loss.item()}: lower lr, or set amp: off")
         return loss
+
+    def activation(self, pred: dict[str, torch.Tensor]) -> torch.Tensor:  # N,H,W probability of sky
+        "fastai's: what the logits mean."
+        return pred["out"].softmax(1)[:, SKY]
+
+    def decodes(self, prob: torch.Tensor) -> torch.Tensor:  # N,H,W bool
+        "fastai's: the answer."
+        return prob >= .5
 
     def edge(self, targ: torch.Tensor) -> torch.Tensor:
         "1 within 2 px of where sky meets anything else, else 0."
@@ -349,8 +356,16 @@ class EpochSeed(Callback):
     def after_batch(self): self.seed(self.first + self.iter + 1)
 
 class SkipBadStep(Callback):
-    "A batch whose gradients are not finite changes no weight: in half precision one in a thousand may be such."
+    """A batch whose gradients are not finite changes no weight: in half precision one in a thousand may be such.
+    A loss that is no number ends the run; `lr_find` looks for it, and ends where it stands."""
     order, steps = 20, 0  # after fastai's scaler of float16, which has its own way with them; steps that were taken
+
+    def before_fit(self): self.steps = 0
+
+    def after_loss(self):
+        if self.learn.loss_grad.isfinite(): return
+        if any(isinstance(cb, LRFinder) for cb in self.learn.cbs): raise CancelFitException
+        raise SkyError(f"the loss is {self.learn.loss_grad.item()}: lower lr, or set amp: off")
 
     def before_step(self):
         if not all(p.grad.isfinite().all() for p in self.model.parameters() if p.grad is not None):
@@ -597,7 +612,7 @@ def sky_learner(
         raise SkyError(f"config key 'bs': an epoch draws {dls.train.n} images, too few for one batch of {config.bs}; "
                        "lower bs, or raise epoch_images")
     return Learner(dls, model.to(device), loss, opt_func=Adam, splitter=groups,
-                   lr=config.lr, wd=config.wd, cbs=[EpochSeed(config.seed), SkipBadStep(), *cbs],
+                   lr=config.lr, wd=config.wd, path=cache_folder(), cbs=[EpochSeed(config.seed), SkipBadStep(), *cbs],
                    metrics=[SkyIoU(), BoundaryF1(), FalseAlarmShare(), Temperature()])
 
 # %% ../../nbs/train/03_learner.ipynb #0000002c
@@ -616,6 +631,7 @@ def train(
     device: str | None = None,  # None: cuda where there is one, else cpu
     say: Callable[[str], None] = print,
     minutes: float = 5.,  # between two saves within an epoch
+    learn: Learner | None = None,  # what is trained, made by `sky_learner` of this config; None: a new one
 ) -> Learner:
     "Run the training that a config describes; every epoch is kept, every few minutes what a killed run goes on with."
     out, smooth = Path(out).expanduser(), None
@@ -623,7 +639,7 @@ def train(
     names = ("last.safetensors", "best.safetensors", "history.csv", "valid.csv", "loss.png")
     if not resume and (there := [name for name in names if os.path.lexists(out/name)]):
         raise SkyError(f"{out} holds a run ({there[0]}): go on with it (--resume), or take another folder")
-    learn = sky_learner(config, device, say)
+    learn = learn or sky_learner(config, device, say)
     kept = {"arch": config.arch, "arch_args": config.arch_args, "classes": list(CLASSES), "size": list(config.size),
             "mean": list(learn.model.mean), "std": list(learn.model.std),
             "training": {"config": asdict(config), "before": _record(config.weights),
