@@ -18,28 +18,22 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 
-import cv2  # before PyAV, see skysky.video
+import cv2  # before PyAV, see skysky.frames
 import numpy as np
 
 # isort: split
 import av
 
 from .core import SkyError, check_outputs, is_stream, limit, without_secrets
+from .defaults import SMOOTHING, VIDEO_SIZE
+from .frames import video_frame
 from .images import overlay
 from .mask import SkyMask
+from .read_video import CONTAINERS, VideoReader, check_frame, decoder_limits
 from .refine import TemporalFilter
 from .segment import Segmenter
-from skysky.video import (
-    CONTAINERS,
-    VIDEO_SIZE,
-    VideoReader,
-    VideoWriter,
-    check_frame,
-    csv_table,
-    decoder_limits,
-    sky_row,
-    video_frame,
-)
+from .table import csv_table, sky_row
+from .write_video import VideoWriter
 
 # %% ../nbs/07_camera.ipynb #00000005
 class _Lost(Exception):
@@ -226,7 +220,7 @@ def segment_live(
     source: LiveSource,
     on_sky: Callable[[LiveSky], bool | None],  # called for each; True ends it
     seg: Segmenter | None = None,  # None: the default model at `VIDEO_SIZE`
-    smooth: float = .6,  # smoothing in time, see `TemporalFilter`; 0 is off
+    smooth: float = SMOOTHING,  # smoothing in time, see `TemporalFilter`; 0 is off
     seconds: float | None = None,  # how long; None: until `on_sky` or `stop` ends it
     stop: threading.Event | None = None,  # ends it when set
 ) -> int:  # frames done
@@ -322,7 +316,7 @@ def _recording(path) -> Iterator[Callable[[np.ndarray, float], None]]:
 def watch(
     source: LiveSource,
     seg: Segmenter | None = None,  # None: the default model at `VIDEO_SIZE`
-    smooth: float = .6,  # see `TemporalFilter`
+    smooth: float = SMOOTHING,  # see `TemporalFilter`
     record: str | os.PathLike | None = None,  # a video file for the painted pictures; None: none
     table: str | os.PathLike | None = None,  # a CSV file with a row a frame; None: none
     window: bool = False,  # show the painted pictures until q or Esc is pressed

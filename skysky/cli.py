@@ -25,6 +25,8 @@ from pathlib import Path
 
 import click
 
+from .defaults import ENGINE_NAMES, SMOOTHING, VIDEO_SIZE
+
 # %% ../nbs/20_cli.ipynb #00000005
 _EXTRAS = {"train": ("torch", "torchvision", "fastai", "matplotlib", "onnx", "onnxscript", "safetensors", "yaml"),
            "notebook": ("anywidget", "ipywidgets", "jupyterlab", "voila"), "quantize": ("nncf",)}
@@ -159,12 +161,12 @@ def _model_options(command):
                      help="A name that `skysky models` lists, or the path of an exported .onnx file."),
         click.option("--device", default="auto", metavar="DEVICE",
                      help="auto, cpu, cuda, cuda:1 or tensorrt. One that cannot be used is an error, never replaced."),
-        click.option("--engine", type=click.Choice(["openvino", "onnxruntime", "torch"]),
+        click.option("--engine", type=click.Choice(ENGINE_NAMES),
                      show_default="the fastest that is installed", help="The library that runs the model."),
         click.option("--precision", default="auto", type=click.Choice(["auto", "f32", "bf16", "f16"]),
                      help="Number format inside the network; auto is the device's fastest."),
         click.option("--size", type=click.IntRange(min=32), metavar="PX",
-                     show_default="the model's own; 384 for videos and cameras",
+                     show_default=f"the model's own; {VIDEO_SIZE} for videos and cameras",
                      help="Longer side at which the sky's edges are drawn, in pixels. Larger: finer and slower. What "
                           "is sky is decided on a smaller view of the whole picture."),
         click.option("--threshold", type=click.FloatRange(0, 1), metavar="P", show_default="the model's own",
@@ -190,13 +192,14 @@ def _progress(
     return around
 
 # %% ../nbs/20_cli.ipynb #0000000c
-def _segmenter(model, device, engine, precision, size, threshold, no_refine, flip, say=_echo, quiet=False):
+def _segmenter(model, device, engine, precision, size, threshold, no_refine, flip, say=_echo, quiet=False,
+               threads=None):
     "The `Segmenter` of the shared options, fetched if need be; says in one line what runs where."
     from skysky.segment import Segmenter
     from skysky.weights import DEFAULT_MODEL
     progress = _progress("fetching the model, MB", not quiet)
     seg = Segmenter(model or DEFAULT_MODEL, device, size, threshold, refine=not no_refine, flip=flip,
-                    precision=precision, engine=engine, progress=progress)
+                    precision=precision, engine=engine, progress=progress, threads=threads)
     say(seg.describe())
     return seg
 
@@ -301,10 +304,29 @@ _OUT_DEFAULT = "FOLDER_sky beside the folder of the pictures; ./sky when that wo
                    "picture also its file, such as mask.png.")
 @click.option("--save", default="mask", metavar="KIND,...",
               help="What to write, separated by commas: mask (sky 255, rest 0), prob and prob16 (soft, 8 and 16 bit), "
-                   "overlay (sky painted), cutout (sky transparent).")
+                   "overlay (sky painted), cutout (sky transparent), newsky (another sky).")
 @click.option("--layout", default="skysky", metavar="NAME",
-              help="Whose names, polarity and orientation the masks have: skysky (sky is 255), colmap, vggt, odm, "
-                   "metashape (0). Of a project folder, its images/ are done.")
+              help="Whose names, values, places and orientation the masks have: skysky (sky is 255), colmap, vggt, "
+                   "odm, metashape, nerfstudio, realityscan, openmvs, meshroom (0), lichtfeld (192), cityscapes (23). "
+                   "Of a project folder, its images/ (cityscapes: leftImg8bit/) are done.")
+@click.option("--name", metavar="PATTERN", show_default="the layout's",
+              help="Names of the masks, for a program that is not listed: '{stem}_mask{ext}', say; x.jpg has the "
+                   "{stem} x, the {ext} .jpg and the {name} x.jpg. One that ends in {ext} or {name} is PNG inside.")
+@click.option("--keep", type=click.Choice(["sky", "ground"]), show_default="as the layout has it",
+              help="What is 255 in a mask; the rest is 0.")
+@click.option("--grow", default="0", metavar="PX|%",
+              help="Move the sky's edge outwards; a negative length shrinks the sky. With % of the picture's diagonal.")
+@click.option("--feather", default="0", metavar="PX|%",
+              help="Soften the edge: from 16 to 84 % within so much. For prob, prob16 and cutout.")
+@click.option("--combine", metavar="DIR", type=click.Path(exists=True, file_okay=False),
+              help="Join with masks that are there, of persons and cars, say: a folder of masks that have the layout's "
+                   "names, values and orientation. lichtfeld keeps the two apart.")
+@click.option("--join", default="union", type=click.Choice(["union", "intersection"]),
+              help="How --combine joins: what either leaves out is left out, or what both do.")
+@click.option("--sky", default="#78aae1", metavar="FILE|#RRGGBB",
+              help="The sky of --save newsky: a picture, of which the part above its ground is taken, or a colour.")
+@click.option("--light", default=.3, type=click.FloatRange(0, 1), metavar="L",
+              help="How much of the new sky's brightness and colour the ground takes on, 0 to 1.")
 @click.option("--resume", is_flag=True,
               help="Go on with an earlier run, however it ended: do what is missing, and what has changed since, be it "
                    "the picture, its outputs, the settings or the model. Without it all pictures are done again.")
@@ -331,8 +353,8 @@ _OUT_DEFAULT = "FOLDER_sky beside the folder of the pictures; ./sky when that wo
 @click.option("-v", "--verbose", is_flag=True, help="A line for each picture rather than a progress bar.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.pass_context
-def mask(ctx, sources, out, save, layout, resume, retry, skip_existing, fills, null, table, as_json, log, overwrite,
-         batch, verbose, quiet, **model):
+def mask(ctx, sources, out, save, layout, name, keep, grow, feather, combine, join, sky, light,
+         resume, retry, skip_existing, fills, null, table, as_json, log, overwrite, batch, verbose, quiet, **model):
     """Write the sky masks of pictures.
 
     SOURCE is a file, a folder (searched with its subfolders) or a quoted pattern such as "photos/**/*.jpg"; a list of
@@ -347,10 +369,14 @@ def mask(ctx, sources, out, save, layout, resume, retry, skip_existing, fills, n
     What one picture may cost is limited (SECURITY.md); SKYSKY_MAX_PIXELS, SKYSKY_MAX_BYTES, SKYSKY_MAX_SCANS,
     SKYSKY_MAX_FETCH_BYTES and SKYSKY_MAX_FETCH_SECONDS in the environment change it.
     """
-    from skysky.core import SkyError, is_stream, standard_stream
-    from skysky.images import OUTPUTS
+    from skysky.core import SkyError, check_outputs, is_stream, standard_stream
+    from skysky.images import OUTPUTS, layout_of
     from skysky.jobs import Job
+    from skysky.mattes import Edits, parse_length, read_sky
+    from skysky.transforms import open_transforms
     if skip_existing and (resume or retry): raise click.UsageError("--skip-existing and --resume exclude each other")
+    if name or keep: layout = layout_of(layout, name, keep)
+    edits = Edits(parse_length(grow), parse_length(feather), combine and Path(combine), join, read_sky(sky), light)
     kinds, piped = [kind.strip() for kind in save.split(",")], "-" in sources and not (out or null)
     rows_out = table and is_stream(table) and standard_stream(table) == 1
     if piped + bool(rows_out) + as_json > 1:
@@ -365,9 +391,12 @@ def mask(ctx, sources, out, save, layout, resume, retry, skip_existing, fills, n
         report = stack.enter_context(_Report(quiet, verbose, piped or rows_out, as_json, log))
         redo = "missing" if skip_existing else "changed" if resume or retry else "all"
         job = stack.enter_context(Job(sources, out, kinds, layout, redo, retry, overwrite, table, null, fills,
-                                      [log] if log else [], report.say))
+                                      [log] if log else [], report.say, edits))
+        project = None if fills else open_transforms(job.plan, layout_of(layout))
+        if project: check_outputs(project.outputs, [sky], overwrite)
         report.begin(0 if fills else len(job.plan))
         job.run(lambda: _segmenter(**model, say=report.say, quiet=quiet), report.tell, batch)
+        if project and not job.counts["failed"]: report.say(f"{_near(project.write())} names the masks")
         if piped and job.counts["done"]:
             stdout = click.get_binary_stream("stdout")
             stdout.write(Path(out).read_bytes())
@@ -436,7 +465,7 @@ _PARTIAL = 3  # exit status of a run whose source was damaged or cut off
 @click.option("--save", default="overlay", metavar="KIND",
               help="What to write: overlay (sky painted), matte (probability in grey, sky white), alpha (all but the "
                    "sky transparent), cutout (sky transparent).")
-@click.option("--smooth", default=.6, type=click.FloatRange(0, 1, max_open=True), metavar="S",
+@click.option("--smooth", default=SMOOTHING, type=click.FloatRange(0, 1, max_open=True), metavar="S",
               help="Smoothing in time, 0 (off) to below 1: less flicker. Follows motion, starts anew at a cut.")
 @click.option("--csv", "table", metavar="FILE",
               help="Write a table with a row a frame: time in s, share of sky 0 to 1, verdict, horizon, the share of "
@@ -458,8 +487,10 @@ def video(ctx, source, out, save, smooth, table, csv_only, overwrite, quiet, **m
     file cannot hold becomes AAC or Opus, and what it cannot hold at all is said, a line for each.
     """
     from skysky.core import check_outputs
+    from skysky.frames import ALPHA_OUTPUTS
     from skysky.jobs import check_places, refuse_picture
-    from skysky.video import ALPHA_OUTPUTS, segment_video, video_codec, video_segmenter
+    from skysky.video import segment_video, video_segmenter
+    from skysky.write_video import video_codec
     source = Path(source).expanduser()
     refuse_picture(source)
     name = source.with_name(f"{source.stem}_sky")
@@ -492,7 +523,7 @@ def video(ctx, source, out, save, smooth, table, csv_only, overwrite, quiet, **m
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), metavar="N", show_default="until it is stopped",
               help="End after N seconds.")
 @click.option("--no-window", is_flag=True, help="Show nothing, even where there is a display.")
-@click.option("--smooth", default=.6, type=click.FloatRange(0, 1, max_open=True), metavar="S",
+@click.option("--smooth", default=SMOOTHING, type=click.FloatRange(0, 1, max_open=True), metavar="S",
               help="Smoothing in time, 0 (off) to below 1.")
 @_model_options
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
@@ -506,7 +537,7 @@ def camera(source, record, table, overwrite, seconds, no_window, smooth, quiet, 
     from skysky.camera import LiveSource, has_display, stop_on_signal, watch
     from skysky.core import SkyError, check_outputs
     from skysky.jobs import check_places
-    from skysky.video import VIDEO_SIZE, video_codec
+    from skysky.write_video import video_codec
     window = has_display() and not no_window
     if not (record or table or window): raise SkyError("no window can be shown here: give --record FILE or --csv FILE")
     record, table, files, say = _files(record, table, quiet)
@@ -549,7 +580,7 @@ def train(config, out, root, overrides, resume, device):
 # %% ../nbs/20_cli.ipynb #00000024
 def _regex(ctx, param, value: str | None) -> re.Pattern | None:
     "A regular expression, or a usage error."
-    try: return value and re.compile(value)
+    try: return re.compile(value) if value else None
     except re.error as e: raise click.BadParameter(f"{value!r} is no regular expression: {e}", ctx, param) from e
 
 
@@ -677,7 +708,7 @@ def _names(ctx, param, value: str) -> tuple[str, ...]:
 @click.option("--size", default="256x512", callback=_height_width, metavar="HxW",
               help="Height and width of what the models are fed, in pixels.")
 @click.option("--engines", default="", callback=_names, metavar="NAME,...", show_default="all that work here",
-              help="Of openvino, onnxruntime, torch.")
+              help=f"Of {', '.join(ENGINE_NAMES)}.")
 @click.option("--precisions", default="", callback=_names, metavar="NAME,...", show_default="all",
               help="Of f32, bf16, f16, int8.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N",

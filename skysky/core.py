@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'SKY', 'IGNORE_INDEX', 'IMAGENET_MEAN', 'IMAGENET_STD', 'MIN_SKY', 'LIMITS', 'MARK', 'printable',
-           'without_secrets', 'SkyError', 'csv_cell', 'Limit', 'limit', 'is_out_of_memory', 'atomic_write', 'is_stream',
-           'standard_stream', 'open_stream', 'is_ours', 'check_outputs', 'make_folder']
+           'without_secrets', 'SkyError', 'csv_cell', 'Limit', 'limit', 'is_out_of_memory', 'atomic_write',
+           'growing_write', 'is_stream', 'standard_stream', 'open_stream', 'is_ours', 'check_outputs', 'make_folder']
 
 # %% ../nbs/00_core.ipynb #00000002
 import errno
@@ -15,7 +15,7 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -194,6 +194,20 @@ def atomic_write(
             tmp.replace(path)
     except OSError as e: raise SkyError(f"cannot write {path}: {e.strerror or e}") from e
 
+
+# %% ../nbs/00_core.ipynb #v0000002
+@contextmanager
+def growing_write(
+    path: Path,  # the file to write; missing folders are made
+) -> Iterator[Path]:  # the same
+    "Where `atomic_write` gives a temporary path, the file's own: what is written is there at once, and stays."
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        there = path.exists()
+        path.open("ab").close()
+        if not there: path.unlink()
+    except OSError as e: raise SkyError(f"cannot write {path}: {e.strerror}") from e
+    yield path
 
 # %% ../nbs/00_core.ipynb #sa38cea3
 def is_stream(

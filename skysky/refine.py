@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from .core import MIN_SKY, SkyError
+from .defaults import REFINE_RADIUS, SMOOTHING
 
 # %% ../nbs/02_refine.ipynb #e1000002
 def shrink(
@@ -105,7 +106,7 @@ def _mix(rows, upper, share):
 def upsample_guided(
     prob: np.ndarray,  # h,w float32 in 0..1: the model's answer
     img: np.ndarray,  # H,W,3 uint8: the photo at full size
-    radius: int = 2,  # of the window, model pixels; 0 = plain bilinear enlargement
+    radius: int = REFINE_RADIUS,  # of the window, model pixels; 0 = plain bilinear enlargement
     eps: float = 1e-4,  # > 0: colour variance (of values in 0..1) below which there is no edge
     small: np.ndarray | None = None,  # h,w,3 uint8: the photo at the size of `prob`, if it is at hand
 ) -> np.ndarray:  # H,W float32 in 0..1
@@ -183,7 +184,7 @@ class TemporalFilter:
     "Smooths a model's answers to the frames of a video, given one after the other."
 
     def __init__(self,
-                 strength: float = .6,  # 0..1, below 1: share of the answer before where nothing changed; 0 is off
+                 strength: float = SMOOTHING,  # below 1: share of the answer before where nothing changed; 0 is off
     ):
         if not 0 <= strength < 1: raise SkyError(f"smoothing in time must be at least 0 and below 1, not {strength}")
         self._share = strength*np.exp(-(np.arange(256, dtype=np.float32)/CHANGE)**2)  # by change of the picture

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from .core import SkyError, is_out_of_memory, limit
-from .engines import STRIDE, open_engine
+from .engines import STRIDE, open_engine, usable_threads
 from .images import image_size, read_image
 from .mask import SkyMask
 from .refine import drop_unsure, shrink, upsample_guided
@@ -34,7 +34,8 @@ def model_shape(
 ) -> tuple[int, int]:  # height and width to feed, px
     "The shape in which an image is fed to a model: longer side `size`, both sides multiples of `STRIDE`."
     scale = size/max(height, width)
-    return tuple(max(STRIDE, round(side*scale/STRIDE)*STRIDE) for side in (height, width))
+    height, width = (max(STRIDE, round(side*scale/STRIDE)*STRIDE) for side in (height, width))
+    return height, width
 
 # %% ../nbs/05_segment.ipynb #00000008
 def fit(
@@ -144,8 +145,9 @@ class Segmenter:
                  refine: bool = True,  # follow the picture's edges at full resolution, rather than smooth enlargement
                  flip: bool = False,  # average the answers for the picture and its mirror image: twice the model's time
                  precision: str = "auto",  # "auto" (the fastest, see `open_engine`), "f32", "bf16" or "f16"
-                 engine: str | None = None,  # "openvino", "onnxruntime" or "torch"; None: the fastest that is installed
+                 engine: str | None = None,  # one of `ENGINE_NAMES`; None: the fastest that is installed
                  progress: Callable[[Iterable], Iterable] = iter,  # see `model_path`, for a model that is fetched
+                 threads: int | None = None,  # on a CPU; None: see `open_engine`
     ):
         "Open a model. Raises `SkyError` for an unknown or damaged model, an unusable device or a value out of range."
         self.card = model_card(model)
@@ -161,7 +163,8 @@ class Segmenter:
         for name in ("threshold", "sure"):
             value = getattr(self, name)
             if not 0 <= value <= 1: raise SkyError(f"{name} must be a probability in 0..1, not {value}")
-        self.engine = open_engine(model_path(model, progress), device, precision, engine, cache_folder()/"compiled")
+        self.threads, kept = threads, cache_folder()/"compiled"
+        self.engine = open_engine(model_path(model, progress), device, precision, engine, kept, threads=threads)
 
     def fit(self,
             img: np.ndarray,  # H,W,3 uint8 RGB
@@ -207,9 +210,11 @@ class Segmenter:
              sources: Iterable,  # of what a call takes
              finish: Callable[[Any, np.ndarray, SkyMask, float], Any],  # of source, H,W,3 uint8 RGB, its sky, seconds
              batch: int | None = None,  # images of one shape that go through the model together; None: 1, on a GPU 8
+             threads: int | None = None,  # that read, enlarge and finish; None: the segmenter's, or 8 `usable_threads`
     ) -> Iterator[tuple[Any, Any]]:  # of source, and what `finish` returns or the SkyError or MemoryError of that image
         "Segment many images, in their order; while one is in the model, others are read, enlarged and finished."
-        batch, workers = batch or (1 if self.engine.threads else 8), min(os.cpu_count() or 1, 8)
+        batch = batch or (1 if self.engine.threads else 8)
+        workers = threads or self.threads or min(usable_threads(), 8)
         queue = ((source, *_known(source)) for source in sources)
         waiting, held = next(queue, None), 0  # held: pixels of what is in the three lists
         reading, group, done = deque(), [], deque()

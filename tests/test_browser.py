@@ -27,8 +27,9 @@ import psutil
 import pytest
 from playwright.sync_api import sync_playwright
 
+from skysky.frames import video_frame
 from skysky.scenes import render_scene
-from skysky.video import VideoWriter, video_frame
+from skysky.write_video import VideoWriter
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT/"out"/"browser"
@@ -552,7 +553,7 @@ def test_insecure_page_is_said(playwright, lab, clip):
 
 FRAMES = "sandbox='allow-scripts allow-same-origin allow-forms allow-downloads' allow='autoplay; clipboard-read'"
 MODEL = """{ get: (name) => ({ size: 512, threshold: .5, opacity: .5, smoothing: .3, color: '#ff0080', view: 'overlay',
-  source: '' })[name], set() {}, save_changes() {}, on() {}, send() {} }"""
+  views: ['overlay', 'cut-out'], source: '' })[name], set() {}, save_changes() {}, on() {}, send() {} }"""
 
 
 @contextmanager

@@ -22,8 +22,11 @@ import pytest
 
 from skysky.camera import LiveSource, stop_on_signal
 from skysky.core import SkyError, is_ours
+from skysky.frames import video_frame
+from skysky.read_video import VideoReader
 from skysky.scenes import render_scene
-from skysky.video import VideoReader, VideoWriter, csv_table, video_frame
+from skysky.table import csv_table
+from skysky.write_video import VideoWriter
 
 SKYSKY = [sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
           "from skysky.cli import main; main(prog_name='skysky')"]

@@ -18,7 +18,10 @@ from PIL import Image
 
 from skysky import segment_video
 from skysky.core import MARK, SkyError, is_ours
-from skysky.video import VideoReader, VideoWriter, video_frame, video_segmenter
+from skysky.frames import video_frame
+from skysky.read_video import VideoReader
+from skysky.video import video_segmenter
+from skysky.write_video import VideoWriter
 
 SKYSKY = [sys.executable, "-c", "from skysky.cli import main; main(prog_name='skysky')"]
 INTERRUPTIBLE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # else a background job's

@@ -25,6 +25,7 @@ from fastcore.basics import patch
 
 import skysky
 from ..core import MARK, SkyError, atomic_write, check_outputs, make_folder
+from ..defaults import ENGINE_NAMES
 from skysky.engines import (
     PRECISIONS,
     STRIDE,
@@ -33,8 +34,8 @@ from skysky.engines import (
     on_threads,
     open_engine,
     usable_threads,
-    use_threads,
 )
+from ..frames import video_frame
 from ..images import read_image, write_image, write_mask
 from ..mask import SkyMask
 from skysky.measure.limits import (
@@ -44,13 +45,15 @@ from skysky.measure.limits import (
     interleave,
     jpeg_bytes,
     limit_tasks,
+    opencv_threads,
     rendered_photo,
     side_by_side,
 )
 from ..scenes import render_scene
 from ..segment import Segmenter
-from ..video import VideoWriter, segment_video, stage_rates, video_frame, video_segmenter
+from ..video import segment_video, stage_rates, video_segmenter
 from ..weights import list_models, model_card, model_path
+from ..write_video import VideoWriter
 
 # %% ../../nbs/measure/04_bench.ipynb #00000005
 class _Effort(NamedTuple):
@@ -77,6 +80,7 @@ BATCHES = {"cpu": (1,), "cuda": (1, 4, 16), "tensorrt": (1, 4, 16)}  # on a CPU 
 def _open_engines(
     path: Path,  # of an .onnx file
     engines: Iterable[str], precisions: Iterable[str],  # to measure; empty: all
+    threads: int,  # on a CPU
 ) -> tuple[list[tuple[str, Engine]], list[str]]:  # (device, engine); why others are left out
     "A model on every engine that works here."
     opened, left_out = {}, []
@@ -84,7 +88,7 @@ def _open_engines(
         kind = info.device.partition(":")[0]
         if engines and info.name not in engines: continue
         for precision in PRECISIONS[info.name, kind]:
-            try: engine = open_engine(path, info.device, precision, info.name)
+            try: engine = open_engine(path, info.device, precision, info.name, threads=threads)
             except SkyError as e:
                 left_out.append(f"{info.name} {precision}: {str(e).replace(str(path), path.name)}")
                 continue
@@ -128,11 +132,11 @@ class _Model(NamedTuple):
 
 def _open_model(
     model: str,  # a name of `list_models`, or a path
-    size: tuple[int, int], engines, precisions,
+    size: tuple[int, int], engines, precisions, threads: int,
 ) -> _Model:
     "Open a model on all engines; `SkyError` when none takes it."
     card, path = model_card(model), model_path(model)
-    opened, left_out = _open_engines(path, engines, precisions)
+    opened, left_out = _open_engines(path, engines, precisions, threads)
     if not opened: raise SkyError(f"no engine runs {card.name}: {'; '.join(left_out) or 'choose other --engines'}")
     return _Model(card.name, card.threshold, opened, count_flop(path, *size)/1e9,
                   [f"{card.name}, {why}" for why in left_out])
@@ -185,12 +189,12 @@ def _stage_tasks(seg: Segmenter, img: np.ndarray, file: Path) -> dict[str, Task]
 def _time_stages(model: str, size: int, threads: int, effort: _Effort, folder: Path) -> dict[str, dict[str, Timing]]:
     "Stages of a frame and of a photo on one core, and the segmenter's calls on all: picture -> stage -> timing."
     imgs, timed = {name: rendered_photo(0, *shape) for name, shape in effort.pictures}, {}
-    with use_threads(1):
-        seg = Segmenter(model, size=size)
+    with opencv_threads(1):
+        seg = Segmenter(model, size=size, threads=1)
         tasks = {(k, s): t for k, img in imgs.items() for s, t in _stage_tasks(seg, img, folder/f"{k}.png").items()}
         timed |= interleave(tasks, effort.rounds, effort.turn)
-    with use_threads(threads):
-        seg = Segmenter(model, size=size)
+    with opencv_threads(threads):
+        seg = Segmenter(model, size=size, threads=threads)
         calls = {"infer_all": seg.infer, "predict": seg.predict}
         tasks = {(k, name): Task(partial(call, img)) for k, img in imgs.items() for name, call in calls.items()}
         timed |= interleave(tasks, effort.rounds, effort.turn)
@@ -207,24 +211,25 @@ else: peak = getrusage(RUSAGE_CHILDREN).ru_maxrss*(1 if sys.platform == "darwin"
 print(status, seconds, peak)"""
 
 
-def _run(*args) -> tuple[float, float]:  # seconds; peak memory in MB, 0 where the system does not say
+def _run(*args, threads: int) -> tuple[float, float]:  # seconds; peak memory in MB, 0 where the system does not say
     "Run a `skysky` command in a fresh process."
     command = [sys.executable, "-c", "from skysky.cli import main; main()", *map(str, args)]
-    done = subprocess.run([sys.executable, "-S", "-c", _LAUNCHER, *command], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-S", "-c", _LAUNCHER, *command], capture_output=True, text=True,
+                          env=os.environ | {"OMP_NUM_THREADS": str(threads)})
     status, seconds, peak = done.stdout.split()
     if status != "0": raise SkyError(f"`skysky {args[0]}` failed in the measurement: {done.stderr.strip()[-300:]}")
     return float(seconds), float(peak)/1e6
 
 # %% ../../nbs/measure/04_bench.ipynb #00000015
-def _time_starts(options: list[str], effort: _Effort, folder: Path) -> dict[str, Timing]:
+def _time_starts(options: list[str], threads: int, effort: _Effort, folder: Path) -> dict[str, Timing]:
     "Seconds of fresh processes: `skysky --help`, and `skysky mask` of one small picture."
     photo = folder/"first.jpg"
     write_image(rendered_photo(0, 480, 640), photo)
     first = ("mask", photo, "-o", folder/"first", "-q", *options)
     commands, seconds = {"skysky --help": ("--help",), "first mask": first}, {}
-    _run(*first)  # compiles the model, which is kept
+    _run(*first, threads=threads)  # compiles the model, which is kept
     for _ in range(effort.starts):
-        for name, args in commands.items(): seconds.setdefault(name, []).append(_run(*args)[0])
+        for name, args in commands.items(): seconds.setdefault(name, []).append(_run(*args, threads=threads)[0])
     return {name: Timing(tuple(s), 1, "start") for name, s in seconds.items()}
 
 # %% ../../nbs/measure/04_bench.ipynb #00000017
@@ -292,10 +297,10 @@ def _time_folder(
     photos = _write_photos(folder/"photos", n, effort.megapixels)
     mp = [read_image(p)[..., 0].size/1e6 for p in photos]
     sample, peaks = range(0, n, -(-n//16)), []
-    with use_threads(threads): seg = Segmenter(model, size=size)
+    seg = Segmenter(model, size=size, threads=threads)
     def mask(source=folder/"photos"):
-        with use_threads(threads): peaks.append(_run("mask", source, "-o", folder/"masks", "-q", *options)[1])
-    with use_threads(1):
+        peaks.append(_run("mask", source, "-o", folder/"masks", "-q", *options, threads=threads)[1])
+    with opencv_threads(1):
         tasks = _alone(seg, [photos[i] for i in sample], threads, folder)
         share = sum(mp[i] for i in sample)/len(sample)/(sum(mp)/n)  # the sample's photos are not quite average
         tasks = {s: t if s == "infer" else t._replace(work=t.work*share) for s, t in tasks.items()}
@@ -313,23 +318,24 @@ def _write_video(path: Path, height: int, width: int, frames: int):  # px
         for i in range(frames): video.write(video_frame(wide[:, 4*i:4*i + width], i, Fraction(1, 25)))
 
 
-def _time_videos(model: str, effort: _Effort, folder: Path) -> dict[str, dict[str, float]]:
+def _time_videos(model: str, threads: int, effort: _Effort, folder: Path) -> dict[str, dict[str, float]]:
     "Size of a video -> stage, and \"whole\" -> frames a second."
     rates = {}
     for height, width in effort.videos:
         _write_video(folder/"pan.mp4", height, width, effort.frames)
-        seg = video_segmenter(model=model)
-        rates[f"{width}×{height}"] = stage_rates(folder/"pan.mp4", seg, count=30, passes=effort.passes)
+        seg = video_segmenter(model=model, threads=threads)
+        rates[f"{width}×{height}"] = stage_rates(folder/"pan.mp4", seg, count=30, passes=effort.passes, threads=threads)
     return rates
 
 # %% ../../nbs/measure/04_bench.ipynb #f6000002
-def _time_precisions(model: str, effort: _Effort, folder: Path) -> dict[str, dict[str, Timing]]:
+def _time_precisions(model: str, threads: int, effort: _Effort, folder: Path) -> dict[str, dict[str, Timing]]:
     "Number format, \"auto (f32)\" first -> photo, video -> timing."
     photo, photos, videos = rendered_photo(0, *dict(effort.pictures)["photo"]), {}, {}
     _write_video(folder/"pan.mp4", *effort.videos[0], effort.frames)
-    def whole(seg): segment_video(folder/"pan.mp4", folder/"painted.mp4", seg)
+    def whole(seg): segment_video(folder/"pan.mp4", folder/"painted.mp4", seg, threads=threads)
     for precision in ("auto", "f32", "bf16", "f16"):
-        try: seg, for_video = Segmenter(model, precision=precision), video_segmenter(model=model, precision=precision)
+        as_asked = {"model": model, "precision": precision, "threads": threads}
+        try: seg, for_video = Segmenter(**as_asked), video_segmenter(**as_asked)
         except SkyError: continue  # not on this device
         auto = f" ({' and '.join(dict.fromkeys((seg.engine.precision, for_video.engine.precision)))})"
         name = precision + auto*(precision == "auto")
@@ -361,13 +367,13 @@ class BenchReport:
         "How many times as fast as torch in float32 on this CPU, which runs the graph operation by operation."
         base = next((r for r in self.engines if r.model == row.original
                      and (r.engine, r.device, r.precision) == ("torch", "cpu", "f32")), None)
-        return base and base.timing.ms/row.timing.ms
+        return base.timing.ms/row.timing.ms if base else None
 
     def share(self, row: EngineRow) -> float | None:  # about 0..1; None where that limit was not measured
         "Share of the convolution limit of the same precision that is reached."
         where = on_threads(self.machine["threads"]) if row.device == "cpu" else "GPU"
         limit = self.limits.get(f"conv {row.precision}, {where}")
-        return limit and self.gflop[row.model]*row.timing.rate/limit.rate
+        return self.gflop[row.model]*row.timing.rate/limit.rate if limit else None
 
     def __repr__(self): return self.text()
 
@@ -553,7 +559,7 @@ def _version(package: str) -> str:
 def bench(
     models: Iterable[str] = (),  # names of `list_models`, or .onnx files; the first runs the folder; empty: all here
     size: tuple[int, int] = (256, 512),  # height and width of what the models are fed, px
-    engines: Iterable[str] = (),  # of openvino, onnxruntime, torch; empty: all that work here
+    engines: Iterable[str] = (),  # of `ENGINE_NAMES`; empty: all that work here
     precisions: Iterable[str] = (),  # of f32, bf16, f16, int8; empty: all
     threads: int | None = None,  # None: `usable_threads`
     photos: int | None = None,  # in the folder; None: 200, or 3 in a quick run
@@ -565,8 +571,9 @@ def bench(
     "Measure everything in one run. Raises `SkyError` for an unknown model or engine, and a size that no model takes."
     if any(side < STRIDE or side % STRIDE for side in size):
         raise SkyError(f"the size must be multiples of {STRIDE} px, not {size[0]}×{size[1]}")
-    if strange := {*engines} - {name for name, _ in PRECISIONS}:
-        raise SkyError(f"unknown engine {', '.join(sorted(strange))}: choose openvino, onnxruntime or torch")
+    if strange := {*engines} - {*ENGINE_NAMES}:
+        *others, last = ENGINE_NAMES
+        raise SkyError(f"unknown engine {', '.join(sorted(strange))}: choose {', '.join(others)} or {last}")
     if out is not None:
         make_folder(out)
         check_outputs([Path(out)/f"bench.{suffix}" for suffix in ("txt", "json", "png")], [], overwrite)
@@ -574,23 +581,23 @@ def bench(
     models = [str(m) for m in models] or [c.name for c in list_models() if c.present]
     model, long = models[0], max(size)
     options = ["--model", str(model_path(model)), "--size", str(long)]
-    with tempfile.TemporaryDirectory() as tmp, use_threads(threads):
+    with tempfile.TemporaryDirectory() as tmp, opencv_threads(threads):
         say("engines and limits")
-        opened = [_open_model(m, size, engines, precisions) for m in models]
+        opened = [_open_model(m, size, engines, precisions, threads) for m in models]
         rows, limits = _engine_rows(opened, size, threads, effort, Path(tmp))
         gflop, left_out = {m.name: m.gflop for m in opened}, [line for m in opened for line in m.left_out]
         del opened
         say("stages")
         stages = _time_stages(model, long, threads, effort, Path(tmp))
         say("fresh processes")
-        starts = _time_starts(options, effort, Path(tmp))
+        starts = _time_starts(options, threads, effort, Path(tmp))
         say("folder")
         folder = _time_folder(model, long, options, starts["first mask"].ms/1e3, photos or effort.photos, threads,
                               effort, Path(tmp))
         say("videos")
-        videos = _time_videos(model, effort, Path(tmp))
+        videos = _time_videos(model, threads, effort, Path(tmp))
         say("number formats")
-        formats = _time_precisions(model, effort, Path(tmp))
+        formats = _time_precisions(model, threads, effort, Path(tmp))
     report = BenchReport(_machine(threads), size, gflop, rows, limits, model_card(model).name, dict(effort.pictures),
                          stages, starts, folder, videos, formats, left_out)
     if out is not None: report.write(out)

@@ -142,7 +142,6 @@ function download(blob, name) {
 }
 
 const stamp = () => new Date().toISOString().slice(0, 19).replace(/[-:]/g, "").replace("T", "-");
-const VIEWS = ["overlay", "mask", "probability", "cut-out"];
 
 const HINTS = {
   camera: "Press Start. What the camera sees goes to your kernel and nowhere else.",
@@ -231,7 +230,7 @@ class Camera {
       return element("label", {}, element("span", { textContent: label }), node, ...(node.type === "range" ? [value] : []));
     };
     const range = (max) => element("input", { type: "range", min: 0, max, step: 0.01 });
-    const view = element("select", {}, ...VIEWS.map((v) => element("option", { value: v, textContent: v })));
+    const view = element("select", {}, ...this.model.get("views").map((v) => element("option", { value: v, textContent: v })));
     return element("div", { className: "skysky-sliders" },
       field("threshold", "Threshold", range(1)), field("opacity", "Opacity", range(1)),
       field("smoothing", "Smoothing", range(0.95)), field("color", "Colour", element("input", { type: "color" })),

@@ -18,6 +18,7 @@ from anywidget import AnyWidget
 from fastcore.basics import patch
 
 from ..core import LIMITS, Limit, SkyError, limit
+from ..defaults import CAMERA_VIEWS
 from ..images import SKY_COLOR, read_image
 from ..mask import SkyMask
 from ..refine import drop_unsure
@@ -37,7 +38,8 @@ class SkyCamera(AnyWidget):
     opacity = traitlets.Float(.5, min=0, max=1).tag(sync=True)  # of the paint
     smoothing = traitlets.Float(.3, min=0, max=.95).tag(sync=True)  # share of the mask before that stays
     color = traitlets.Unicode(hex_color(SKY_COLOR)).tag(sync=True)  # of the paint, #rrggbb
-    view = traitlets.Enum(("overlay", "mask", "probability", "cut-out"), "overlay").tag(sync=True)
+    views = traitlets.Tuple(CAMERA_VIEWS).tag(sync=True)  # what the page offers
+    view = traitlets.Enum(CAMERA_VIEWS, CAMERA_VIEWS[0]).tag(sync=True)
     source = traitlets.Unicode().tag(sync=True)  # camera, stream or file on the kernel's side; "": the browser's camera
 
     def __init__(self,

@@ -23,6 +23,7 @@ from anywidget import AnyWidget
 from fastcore.basics import patch
 
 from ..core import LIMITS, Limit, SkyError, check_outputs, limit
+from ..defaults import REFINE_RADIUS
 from ..images import OUTPUTS, SKY_COLOR, overlay, read_image, write_image
 from ..mask import SkyMask
 from ..refine import drop_unsure, upsample_guided
@@ -69,8 +70,6 @@ VIEWS = {
 }
 
 # %% ../../nbs/widgets/01_explorer.ipynb #00000013
-_RADIUS = 2  # px of the model: what `upsample_guided` takes when nothing is said, and so `Segmenter`
-
 def _enlarge(
     seg: Segmenter,  # with the threshold to use
     answer: np.ndarray,  # h,w float32 in 0..1: of `Segmenter.infer`
@@ -86,7 +85,7 @@ def _enlarge(
 
 def _is_plain(seg, answer, img, radius) -> bool:
     "Whether `Segmenter` does the same: with its own radius, and where there are no edges to follow."
-    return radius in (0, _RADIUS) or drop_unsure(answer, seg.threshold, seg.sure).max() < seg.threshold
+    return radius in (0, REFINE_RADIUS) or drop_unsure(answer, seg.threshold, seg.sure).max() < seg.threshold
 
 # %% ../../nbs/widgets/01_explorer.ipynb #00000016
 LIMITS.update(UPLOAD_BYTES=Limit(1e9, "bytes", "a picture that a page sends to the explorer; the transfer ends there"))
@@ -152,7 +151,7 @@ def _build(self: SkyExplorer, model):
     self.model = _labelled(W.Dropdown, "Model", options=list(models), value=model)
     self.view = _labelled(W.Dropdown, "View", options=list(VIEWS))
     self.threshold = _labelled(W.FloatSlider, "Threshold", max=1, step=.01, readout_format=".2f")
-    self.radius = _labelled(W.IntSlider, "Edge refinement", max=6, value=_RADIUS)
+    self.radius = _labelled(W.IntSlider, "Edge refinement", max=6, value=REFINE_RADIUS)
     self.opacity = _labelled(W.FloatSlider, "Opacity", max=1, step=.01, value=.5, readout_format=".2f")
     self.color = _labelled(W.ColorPicker, "Colour", value=hex_color(SKY_COLOR))
     self.save = W.Button(description="Save", button_style="primary", tooltip="Write what is shown, at full size")
