@@ -296,7 +296,7 @@ class Job:
         why = why.replace(printable(path), printable(shown))
         if printable(shown) not in why: why = printable(f"{shown}: {why}")
         try: info = os.stat(path)
-        except OSError: size, mtime = -1, -1
+        except (OSError, ValueError): size, mtime = -1, -1
         else: size, mtime = info.st_size, info.st_mtime_ns
         if self.known:
             self.early.append({"input": self._key(name), "size": size, "mtime": mtime, "settings": self.settings or "",

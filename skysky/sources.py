@@ -127,13 +127,13 @@ class Plan(Sequence):
         for kind in self.kinds: output_name("x", kind, layout)  # whether there are such
         self.extend(names)
         if self.folder.lower().endswith(IMAGE_SUFFIXES) and not str(out).endswith(os.sep) and not os.path.isdir(out):
-            if (n := len(names)*len(self.kinds)) > 1:
+            if (n := len(names)*len(self.kinds)) != 1:
                 raise SkyError(f"{out} is one file for {n} outputs; name a folder with -o")
             self.file = self.folder
         elif self.folder == os.fspath(base):  # a mask that the user drew, where ours would be, is no picture
             drawn = {self.output(name, kind): name for name in names for kind in self.kinds}
             self.names = [name for name in names if drawn.get(name, name) == name]
-        if not self.names: raise SkyError(NOTHING)
+        if names and not self.names: raise SkyError(NOTHING)
 
     def extend(self,
                names: list[str],  # of pictures that were found
