@@ -838,7 +838,7 @@ def live(arguments):
 # %% ../nbs/20_cli.ipynb #sp000001
 def _numbers(ctx, param, value: str | None) -> tuple[float, ...] | None:
     "The numbers of an option, separated by commas."
-    try: return value and tuple(float(part) for part in value.split(","))
+    try: return tuple(float(part) for part in value.split(",")) if value else None
     except ValueError: raise click.BadParameter(f"{value!r} is no list of numbers; write 352,352,340") from None
 
 
