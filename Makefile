@@ -1,7 +1,8 @@
 # make demo [PHOTO=…]   a sky mask of a rendered scene, and of your photo, with the shipped model
 # make test             everything the project checks
+# make docs             the documentation as a site, in site/
 # make lab              the notebooks in JupyterLab
-# make export           notebooks -> skysky/ and README.md
+# make export           notebooks -> skysky/, README.md and the picture of docs/design.md
 # make lowest           the demo with the oldest release of each requirement that settings.ini permits
 # make audit            known faults and the licences of what an install brings
 SHELL := /bin/bash
@@ -10,7 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 APT := $(shell [ "$$(id -u)" = 0 ] || echo sudo) apt-get
 
-.PHONY: demo test lab export lowest audit clean
+.PHONY: demo test docs lab export lowest audit clean
 .DELETE_ON_ERROR:
 
 # Debian keeps venv and OpenCV's libGL in packages of their own.
@@ -43,10 +44,21 @@ demo: .venv/base
 
 test: export OMP_NUM_THREADS = 1
 test: .venv/dev
-	$(BIN)/ruff check nbs tests setup.py
+	$(BIN)/ruff check nbs tests docs setup.py
+	$(BIN)/ty check
 	$(BIN)/oxlint skysky/static
 	$(BIN)/nbdev-test --n-workers 2 --timing
 	$(BIN)/python -m pytest
+
+.venv/docs: .venv/base
+	PYTHONWARNINGS=ignore $(BIN)/pip install -q -e '.[docs]'
+	@touch $@
+
+docs: .venv/docs
+	$(BIN)/python docs/pages.py
+	cd build/docs && ../../$(BIN)/zensical build --strict
+	rm -rf site && mv build/docs/site site
+	@echo "look at it: $(BIN)/python -m http.server -d site"
 
 lab: .venv/notebook
 	$(BIN)/skysky lab
@@ -55,6 +67,7 @@ export: .venv/dev
 	$(BIN)/nbdev-clean
 	$(BIN)/nbdev-export
 	$(BIN)/python tests/test_readme.py
+	$(BIN)/python tests/test_design.py
 
 .venv-release:
 	$(PYTHON) -m venv .venv-release
@@ -82,4 +95,4 @@ audit: .venv-release
 	.venv-release/bin/pip-audit --strict --no-deps --disable-pip -r .venv-lowest/all.txt
 
 clean:
-	rm -rf .venv .venv-lowest .venv-release demo build *.egg-info
+	rm -rf .venv .venv-lowest .venv-release demo build site *.egg-info

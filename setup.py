@@ -15,6 +15,7 @@ def lines(key): return [line.strip() for line in cfg[key].splitlines() if line.s
 
 extras = {name: lines(f"{name}_requirements") for name in ("train", "notebook", "quantize")}
 extras["dev"] = sum(extras.values(), []) + lines("dev_requirements")
+extras["docs"] = lines("docs_requirements")
 
 setup(
     name=cfg["lib_name"],
@@ -27,7 +28,7 @@ setup(
     keywords=cfg["keywords"].split(),
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=["skysky", "skysky.*"]),
-    package_data={"skysky": ["models/*", "static/*", "static/samples/*"]},
+    package_data={"skysky": ["py.typed", "models/*", "static/*", "static/samples/*"]},
     install_requires=lines("requirements"),
     extras_require=extras,
     entry_points={"console_scripts": lines("console_scripts")},

@@ -250,7 +250,7 @@ class _Report:
         if not self.quiet: _echo(line, err=self.taken)
 
     def complain(self, line):
-        self._note(line)
+        self._note(f"skysky: {line}")
         if self.bar: click.echo(err=True)  # below the bar
         _echo(f"skysky: {line}", err=True)
 
@@ -304,10 +304,29 @@ _OUT_DEFAULT = "FOLDER_sky beside the folder of the pictures; ./sky when that wo
                    "picture also its file, such as mask.png.")
 @click.option("--save", default="mask", metavar="KIND,...",
               help="What to write, separated by commas: mask (sky 255, rest 0), prob and prob16 (soft, 8 and 16 bit), "
-                   "overlay (sky painted), cutout (sky transparent).")
+                   "overlay (sky painted), cutout (sky transparent), newsky (another sky).")
 @click.option("--layout", default="skysky", metavar="NAME",
-              help="Whose names, polarity and orientation the masks have: skysky (sky is 255), colmap, vggt, odm, "
-                   "metashape (0). Of a project folder, its images/ are done.")
+              help="Whose names, values, places and orientation the masks have: skysky (sky is 255), colmap, vggt, "
+                   "odm, metashape, nerfstudio, realityscan, openmvs, meshroom (0), lichtfeld (192), cityscapes (23). "
+                   "Of a project folder, its images/ (cityscapes: leftImg8bit/) are done.")
+@click.option("--name", metavar="PATTERN", show_default="the layout's",
+              help="Names of the masks, for a program that is not listed: '{stem}_mask{ext}', say; x.jpg has the "
+                   "{stem} x, the {ext} .jpg and the {name} x.jpg. One that ends in {ext} or {name} is PNG inside.")
+@click.option("--keep", type=click.Choice(["sky", "ground"]), show_default="as the layout has it",
+              help="What is 255 in a mask; the rest is 0.")
+@click.option("--grow", default="0", metavar="PX|%",
+              help="Move the sky's edge outwards; a negative length shrinks the sky. With % of the picture's diagonal.")
+@click.option("--feather", default="0", metavar="PX|%",
+              help="Soften the edge: from 16 to 84 % within so much. For prob, prob16 and cutout.")
+@click.option("--combine", metavar="DIR", type=click.Path(exists=True, file_okay=False),
+              help="Join with masks that are there, of persons and cars, say: a folder of masks that have the layout's "
+                   "names, values and orientation. lichtfeld keeps the two apart.")
+@click.option("--join", default="union", type=click.Choice(["union", "intersection"]),
+              help="How --combine joins: what either leaves out is left out, or what both do.")
+@click.option("--sky", default="#78aae1", metavar="FILE|#RRGGBB",
+              help="The sky of --save newsky: a picture, of which the part above its ground is taken, or a colour.")
+@click.option("--light", default=.3, type=click.FloatRange(0, 1), metavar="L",
+              help="How much of the new sky's brightness and colour the ground takes on, 0 to 1.")
 @click.option("--resume", is_flag=True,
               help="Go on with an earlier run, however it ended: do what is missing, and what has changed since, be it "
                    "the picture, its outputs, the settings or the model. Without it all pictures are done again.")
@@ -334,8 +353,8 @@ _OUT_DEFAULT = "FOLDER_sky beside the folder of the pictures; ./sky when that wo
 @click.option("-v", "--verbose", is_flag=True, help="A line for each picture rather than a progress bar.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.pass_context
-def mask(ctx, sources, out, save, layout, resume, retry, skip_existing, fills, null, table, as_json, log, overwrite,
-         batch, verbose, quiet, **model):
+def mask(ctx, sources, out, save, layout, name, keep, grow, feather, combine, join, sky, light,
+         resume, retry, skip_existing, fills, null, table, as_json, log, overwrite, batch, verbose, quiet, **model):
     """Write the sky masks of pictures.
 
     SOURCE is a file, a folder (searched with its subfolders) or a quoted pattern such as "photos/**/*.jpg"; a list of
@@ -350,10 +369,14 @@ def mask(ctx, sources, out, save, layout, resume, retry, skip_existing, fills, n
     What one picture may cost is limited (SECURITY.md); SKYSKY_MAX_PIXELS, SKYSKY_MAX_BYTES, SKYSKY_MAX_SCANS,
     SKYSKY_MAX_FETCH_BYTES and SKYSKY_MAX_FETCH_SECONDS in the environment change it.
     """
-    from skysky.core import SkyError, is_stream, standard_stream
-    from skysky.images import OUTPUTS
+    from skysky.core import SkyError, check_outputs, is_stream, standard_stream
+    from skysky.images import OUTPUTS, layout_of
     from skysky.jobs import Job
+    from skysky.mattes import Edits, parse_length, read_sky
+    from skysky.transforms import open_transforms
     if skip_existing and (resume or retry): raise click.UsageError("--skip-existing and --resume exclude each other")
+    if name or keep: layout = layout_of(layout, name, keep)
+    edits = Edits(parse_length(grow), parse_length(feather), combine and Path(combine), join, read_sky(sky), light)
     kinds, piped = [kind.strip() for kind in save.split(",")], "-" in sources and not (out or null)
     rows_out = table and is_stream(table) and standard_stream(table) == 1
     if piped + bool(rows_out) + as_json > 1:
@@ -368,9 +391,12 @@ def mask(ctx, sources, out, save, layout, resume, retry, skip_existing, fills, n
         report = stack.enter_context(_Report(quiet, verbose, piped or rows_out, as_json, log))
         redo = "missing" if skip_existing else "changed" if resume or retry else "all"
         job = stack.enter_context(Job(sources, out, kinds, layout, redo, retry, overwrite, table, null, fills,
-                                      [log] if log else [], report.say))
+                                      [log] if log else [], report.say, edits))
+        project = None if fills else open_transforms(job.plan, layout_of(layout))
+        if project: check_outputs(project.outputs, [sky], overwrite)
         report.begin(0 if fills else len(job.plan))
         job.run(lambda: _segmenter(**model, say=report.say, quiet=quiet), report.tell, batch)
+        if project and not job.counts["failed"]: report.say(f"{_near(project.write())} names the masks")
         if piped and job.counts["done"]:
             stdout = click.get_binary_stream("stdout")
             stdout.write(Path(out).read_bytes())
@@ -554,7 +580,7 @@ def train(config, out, root, overrides, resume, device):
 # %% ../nbs/20_cli.ipynb #00000024
 def _regex(ctx, param, value: str | None) -> re.Pattern | None:
     "A regular expression, or a usage error."
-    try: return value and re.compile(value)
+    try: return re.compile(value) if value else None
     except re.error as e: raise click.BadParameter(f"{value!r} is no regular expression: {e}", ctx, param) from e
 
 
@@ -812,7 +838,7 @@ def live(arguments):
 # %% ../nbs/20_cli.ipynb #sp000001
 def _numbers(ctx, param, value: str | None) -> tuple[float, ...] | None:
     "The numbers of an option, separated by commas."
-    try: return value and tuple(float(part) for part in value.split(","))
+    try: return tuple(float(part) for part in value.split(",")) if value else None
     except ValueError: raise click.BadParameter(f"{value!r} is no list of numbers; write 352,352,340") from None
 
 

@@ -65,7 +65,7 @@ def _fits(
 def _copied(
     stream: av.stream.Stream,
     container: av.container.OutputContainer,
-) -> Callable:  # packet -> packets to be written
+) -> tuple[av.stream.Stream, Callable]:  # the new stream; packet -> packets to be written
     "Add a stream that is copied to a container."
     new = container.add_stream_from_template(stream, opaque=True)
     def copy(packet):

@@ -21,9 +21,10 @@ import numpy as np
 from PIL import Image
 
 from .core import SkyError, check_outputs, is_ours, printable
-from .images import IMAGE_SUFFIXES, is_whole
+from .images import IMAGE_SUFFIXES, is_whole, layout_of
 from .manifest import MANIFEST, Manifest, Table, stamp, unchanged
 from .mask import SkyMask
+from .mattes import NO_EDITS, Edits
 from .model_file import model_sha256
 from .segment import Segmenter
 from .sources import NOTHING, Plan, address_name, default_output, is_elsewhere, make_ready, take_in, watch
@@ -96,12 +97,14 @@ def failure_kind(
 # %% ../nbs/19_jobs.ipynb #jb000007
 def job_settings(
     seg: Segmenter,
-    layout: str,  # a key of `skysky.images.LAYOUTS`
+    layout,  # see `skysky.images.layout_of`
+    edits: Edits,
 ) -> dict:
     "All that outputs depend on, beside the picture; what differs by rounding alone, the engine say, does not count."
     values = {name: getattr(seg, name) for name in ("size", "whole", "threshold", "sure", "refine", "flip")}
     sha256 = seg.card.sha256 or model_sha256(seg.card.path)
-    return {"model": seg.card.name, "sha256": sha256, "layout": layout, **values}
+    layout = layout if isinstance(layout, str) else list(layout)
+    return {"model": seg.card.name, "sha256": sha256, "layout": layout, **values, **edits.settings()}
 
 
 class Job:
@@ -110,7 +113,7 @@ class Job:
                  sources: str | os.PathLike | Iterable[str],  # see `take_in`; a folder that fills, for `fills`
                  out: str | os.PathLike | None = None,  # folder of the outputs, see `default_output`; one file for one
                  kinds: Iterable[str] = ("mask",),  # keys of `skysky.images.OUTPUTS`
-                 layout: str = "skysky",  # a key of `skysky.images.LAYOUTS`
+                 layout="skysky",  # see `skysky.images.layout_of`
                  redo: str = "all",  # "all", "changed" or "missing"
                  retry: bool = False,  # with "changed": also the pictures that could not be read
                  overwrite: bool = False,  # permit to replace files that skysky did not write; never a picture
@@ -119,9 +122,11 @@ class Job:
                  fills: bool = False,  # go on for ever: a picture is taken as soon as it is complete
                  more: Iterable[str | os.PathLike] = (),  # other files that will be written
                  say: Callable[[str | SkyError], object] = lambda line: None,  # gets a line about what is left out
+                 edits: Edits = NO_EDITS,  # what is done to each mask before it is written
     ):
         "Find the pictures and plan their outputs. Raises `SkyError` when something would be lost; nothing is written."
         self.redo, self.retry, self.overwrite, self.fills, self.say = redo, retry, overwrite, fills, say
+        self.edits, self.ready = edits, None  # ready: the edits, when the segmenter is there
         self.counts, self.failures, self.stopped = Counter(), Counter(), ""
         self.work, self.early, self.settings, self.segmenter, self.known = {}, [], None, None, None
         sources = [os.fspath(sources)] if isinstance(sources, (str, os.PathLike)) else list(map(os.fspath, sources))
@@ -204,6 +209,7 @@ class Job:
 
     def _open(self):
         if not isinstance(self.segmenter, Segmenter): self.segmenter = self.segmenter()
+        if not self.ready: self.ready = self.edits.for_kinds(self.plan.kinds, self.segmenter)
         if self.known and not self.settings: self._begin()
         return self.segmenter
 
@@ -211,7 +217,7 @@ class Job:
         "Note that this run begins, and what has failed until now."
         if self.settings is None:
             seg = self.segmenter
-            values = job_settings(seg, self.plan.layout) if isinstance(seg, Segmenter) else {}
+            values = job_settings(seg, self.plan.layout, self.edits) if isinstance(seg, Segmenter) else {}
             self.settings = self.known.begin(values, len(self.plan))
         while self.early: self.known.add(self.early.pop(0))
 
@@ -267,9 +273,9 @@ class Job:
     def _finish(self, path, img, sky, seconds):
         "Write what belongs to a picture: outputs, record, row. Called by many threads."
         name, files, before = self.work[path]
-        for kind, file in files.items():
+        for file in files.values():
             if os.path.lexists(file): check_outputs([file], [path], self.overwrite)
-            sky.save(file, kind, path, self.plan.layout)  # its EXIF and orientation, too
+        self.ready.save(sky, files, path, name, layout_of(self.plan.layout))  # its EXIF and orientation, too
         row = picture_row(self._path(name), img, sky, seconds)
         if self.known: self.known.add(self._record(name, path, files, before, row))
         if self.table: self.table.add(row)
@@ -290,7 +296,7 @@ class Job:
         why = why.replace(printable(path), printable(shown))
         if printable(shown) not in why: why = printable(f"{shown}: {why}")
         try: info = os.stat(path)
-        except OSError: size, mtime = -1, -1
+        except (OSError, ValueError): size, mtime = -1, -1
         else: size, mtime = info.st_size, info.st_mtime_ns
         if self.known:
             self.early.append({"input": self._key(name), "size": size, "mtime": mtime, "settings": self.settings or "",

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from .compositing import LIGHT, NEW_SKY
 from .core import MIN_SKY, SkyError
-from .images import SKY_COLOR, cutout, overlay, read_image, write_mask
+from .images import SKY_COLOR, Layout, cutout, newsky, overlay, read_image, write_mask
 
 # %% ../nbs/01a_mask.ipynb #00000010
 class Horizon(NamedTuple):
@@ -90,17 +91,27 @@ class SkyMask:
     def cutout(self,
                image,  # what `read_image` takes
     ) -> np.ndarray:  # H,W,4 uint8 RGBA
-        "`image` with its sky transparent, softly along the edge; what was transparent stays so."
+        "`image` with its sky transparent, softly along the edge and without its colour there."
         return cutout(image, self.prob)
+
+    def newsky(self,
+               image,  # what `read_image` takes
+               behind: np.ndarray | tuple = NEW_SKY,  # h,w,3 uint8 RGB: a picture of a sky; or one colour, RGB, 0..255
+               light: float = LIGHT,  # how much of the new sky's light the ground takes on, 0..1
+    ) -> np.ndarray:  # H,W,3 uint8 RGB
+        "`image` under another sky, softly along the edge and without the old one's colour there."
+        return newsky(image, self.prob, behind, light)
 
     def save(self,
              path: str | os.PathLike,
              kind: str = "mask",  # a key of `OUTPUTS`
              image=None,  # see `write_mask`
-             layout: str = "skysky",  # a key of `LAYOUTS`
+             layout: str | Layout = "skysky",  # see `layout_of`
+             ignored: np.ndarray | None = None,  # see `write_mask`
+             **options,  # of the method that paints an overlay, a cut-out or a new sky
     ):
         "Write the mask, or another kind of output."
-        write_mask(self, path, kind, image, layout)
+        write_mask(self, path, kind, image, layout, ignored, **options)
 
     def _repr_png_(self) -> bytes:
         "The probability in grey, longer side up to 512 px: what a notebook shows."

@@ -101,7 +101,7 @@ def open_video(
     options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS} | decoder_limits()
     try:
         with path.open("rb") as f: head = f.read(12)
-        if head[:4] + head[8:] == b"RIFFWEBP": return av.open(_unpacked(path))
+        if head[:4] + head[8:] == b"RIFFWEBP": return av.open(_unpacked(path), "r")
         return av.open(f"file:{path}", options=options, metadata_errors="replace")
     except PermissionError as e: raise SkyError(f"{path}: cannot be opened; check its permissions") from e
     except (OSError, av.FFmpegError, SyntaxError, ValueError, Image.DecompressionBombError) as e:

@@ -34,7 +34,8 @@ def model_shape(
 ) -> tuple[int, int]:  # height and width to feed, px
     "The shape in which an image is fed to a model: longer side `size`, both sides multiples of `STRIDE`."
     scale = size/max(height, width)
-    return tuple(max(STRIDE, round(side*scale/STRIDE)*STRIDE) for side in (height, width))
+    height, width = (max(STRIDE, round(side*scale/STRIDE)*STRIDE) for side in (height, width))
+    return height, width
 
 # %% ../nbs/05_segment.ipynb #00000008
 def fit(

@@ -21,7 +21,17 @@ from urllib.error import HTTPError
 from urllib.parse import quote, unquote, urlsplit
 
 from .core import SkyError, is_ours, limit, without_secrets
-from .images import IMAGE_SUFFIXES, distinct_stems, image_names, is_whole, output_folder, output_name
+from skysky.images import (
+    IMAGE_SUFFIXES,
+    LAYOUTS,
+    check_bare,
+    distinct_stems,
+    image_names,
+    is_whole,
+    layout_of,
+    output_folder,
+    output_name,
+)
 from .weights import TIMEOUT, request_for
 
 # %% ../nbs/17_sources.ipynb #j0000002
@@ -84,11 +94,12 @@ def find_sources(
     for root, names in groups:
         below = "" if root == base else os.path.relpath(root, base) + os.sep
         found |= dict.fromkeys(below + name for name in names)
-    names, inner = list(found), f"images{os.sep}"
-    if layout != "skysky" and os.path.basename(base) != "images" and roots == {base}:
+    names, pictures = list(found), layout_of(layout).pictures
+    if pictures and os.path.basename(base) != pictures and roots == {base}:
+        inner = f"{pictures}{os.sep}"
         inside = [name[len(inner):] for name in names if name.startswith(inner)]
-        if n := len(inside) and len(names) - len(inside): say(f"{base}: {n} left out, outside of images/")
-        if inside: return Path(base, "images"), inside
+        if n := len(inside) and len(names) - len(inside): say(f"{base}: {n} left out, outside of {pictures}/")
+        if inside: return Path(base, pictures), inside
     return Path(base), names
 
 # %% ../nbs/17_sources.ipynb #00000010
@@ -98,7 +109,8 @@ def default_output(
 ) -> Path:
     "The folder to write to when none is named."
     folder = output_folder(base, layout)
-    return Path.cwd()/"sky" if layout == "skysky" and Path.cwd().is_relative_to(base) else folder
+    beside = layout_of(layout).folder == LAYOUTS["skysky"].folder
+    return Path.cwd()/"sky" if beside and Path.cwd().is_relative_to(base) else folder
 
 # %% ../nbs/17_sources.ipynb #00000012
 class Plan(Sequence):
@@ -115,13 +127,13 @@ class Plan(Sequence):
         for kind in self.kinds: output_name("x", kind, layout)  # whether there are such
         self.extend(names)
         if self.folder.lower().endswith(IMAGE_SUFFIXES) and not str(out).endswith(os.sep) and not os.path.isdir(out):
-            if (n := len(names)*len(self.kinds)) > 1:
+            if (n := len(names)*len(self.kinds)) != 1:
                 raise SkyError(f"{out} is one file for {n} outputs; name a folder with -o")
             self.file = self.folder
         elif self.folder == os.fspath(base):  # a mask that the user drew, where ours would be, is no picture
             drawn = {self.output(name, kind): name for name in names for kind in self.kinds}
             self.names = [name for name in names if drawn.get(name, name) == name]
-        if not self.names: raise SkyError(NOTHING)
+        if names and not self.names: raise SkyError(NOTHING)
 
     def extend(self,
                names: list[str],  # of pictures that were found
@@ -129,6 +141,7 @@ class Plan(Sequence):
         "Plan for more pictures."
         earlier, before = list(self.names), self.stems
         self.names = list(dict.fromkeys([*earlier, *names]))
+        if "mask" in self.kinds: check_bare(self.names, self.layout)
         self.stems = distinct_stems(self.names, lambda name: is_ours(self.base/name))
         return [name for name in earlier if self.stems.get(name) != before.get(name)]
 

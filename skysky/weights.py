@@ -12,7 +12,6 @@ import json
 import os
 import re
 import reprlib
-import sys
 import threading
 import time
 import warnings
@@ -27,6 +26,8 @@ from queue import Empty, Full, Queue
 from urllib.error import HTTPError
 from urllib.parse import quote, unquote
 from urllib.request import Request, urlopen
+
+from platformdirs import user_cache_path
 
 import skysky
 from .core import LIMITS, Limit, SkyError, atomic_write, check_outputs, limit, printable, without_secrets
@@ -159,9 +160,8 @@ def model_folders() -> list[Path]:
 # %% ../nbs/04_weights.ipynb #00000013
 def cache_folder() -> Path:
     "Where fetched models are kept: `SKYSKY_CACHE`, or a folder in the system's own place for caches."
-    places = {"win32": os.environ.get("LOCALAPPDATA"), "darwin": "~/Library/Caches"}
-    place = places.get(sys.platform, os.environ.get("XDG_CACHE_HOME")) or "~/.cache"
-    return Path(os.path.expanduser(os.environ.get("SKYSKY_CACHE") or f"{place}/skysky"))
+    own = os.path.expanduser(os.environ.get("SKYSKY_CACHE", ""))
+    return Path(own) if own else user_cache_path("skysky", appauthor=False, opinion=False)
 
 # %% ../nbs/04_weights.ipynb #00000016
 def _folders(card: ModelCard) -> list[Path]:
@@ -332,10 +332,10 @@ def model_path(
 ) -> Path:
     "The verified .onnx file of a model, fetched when it is not here. Raises `SkyError` when that cannot be."
     card = model_card(model)
-    if card.present and model_sha256(card.path) == card.sha256: return card.path
+    if card.present and model_sha256(card.path) == card.sha256: return Path(card.path)
     if card.address and may_fetch() and card.path.parent == cache_folder():
         if len(card.sha256) != 64: raise SkyError(f"the card of {card.name} has no SHA-256 to verify its file by")
         fetch(card.address, card.path, card.sha256, f"the model {card.name}", _by_hand(card), progress)
     elif not card.present: raise SkyError(_absent(card))
     else: raise SkyError(f"the model file {card.path} is damaged (SHA-256 differs from its card): get it again")
-    return card.path
+    return Path(card.path)

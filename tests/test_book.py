@@ -56,7 +56,7 @@ def test_commands_are_found():
 
 @pytest.mark.parametrize("words", COMMANDS)
 def test_every_command_in_a_text_is_one(words):
-    ctx, command = click.Context(main, info_name="skysky"), main
+    ctx, command = click.Context(main, info_name="skysky", **main.context_settings), main
     while isinstance(command, click.Group):
         assert words, "no command"
         name, words = words[0], words[1:]

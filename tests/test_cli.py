@@ -30,25 +30,6 @@ from skysky.weights import DEFAULT_MODEL, file_sha256
 SKYSKY = [sys.executable, "-c", "from skysky.cli import main; main(prog_name='skysky')"]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def model(tmp_path_factory):
-    "A model whose answers are known, and the default model during these tests: blue is sky."
-    folder = tmp_path_factory.mktemp("models")
-    consts = {"weights": np.float32([[-.1], [0], [.1]]), "offset": np.float32(-2), "last": np.int64([-1])}
-    nodes = [helper.make_node("Cast", ["img"], ["rgb"], to=TensorProto.FLOAT),
-             helper.make_node("MatMul", ["rgb", "weights"], ["score"]),
-             helper.make_node("Squeeze", ["score", "last"], ["flat"]),
-             helper.make_node("Add", ["flat", "offset"], ["logit"]),
-             helper.make_node("Sigmoid", ["logit"], ["prob"])]
-    graph = helper.make_graph(nodes, "sky",
-                              [helper.make_tensor_value_info("img", TensorProto.UINT8, ["n", "h", "w", 3])],
-                              [helper.make_tensor_value_info("prob", TensorProto.FLOAT, ["n", "h", "w"])],
-                              [numpy_helper.from_array(v, k) for k, v in consts.items()])
-    file = folder/"blue.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), file)
-    return file
-
-
 def photo(path, share=.4, size=(400, 300)):
     "A picture, blue above and grey below; `share` of it is sky."
     img = np.full((size[1], size[0], 3), 128, np.uint8)

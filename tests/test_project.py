@@ -1,9 +1,11 @@
 """What holds for the project as a whole: clean notebooks, a package in step, a whole wheel, one home a fact."""
+import ast
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ def run(*args, cwd): return subprocess.run([*map(str, args)], cwd=cwd, check=Tru
 def copy(tmp_path_factory):
     "The project without its history, to clean and export without touching the original."
     path = tmp_path_factory.mktemp("copy") / "skysky"
-    ignore = shutil.ignore_patterns(".git", ".venv", "runs", "out", "demo", "build", "weights", "*.egg-info",
+    ignore = shutil.ignore_patterns(".git", ".venv", "runs", "out", "demo", "build", "site", "weights", "*.egg-info",
                                     "__pycache__", ".ipynb_checkpoints", ".*_cache")
     shutil.copytree(ROOT, path, ignore=ignore)
     run("git", "init", "-q", cwd=path)
@@ -40,7 +42,7 @@ def test_notebooks_are_clean(copy):
 def test_package_is_what_the_notebooks_export(copy):
     shutil.rmtree(copy / "skysky")
     for data in ("models", "static"): shutil.copytree(ROOT / "skysky" / data, copy / "skysky" / data)
-    for path in (ROOT / "skysky").rglob("__*__.py"):
+    for path in [*(ROOT / "skysky").rglob("__*__.py"), ROOT / "skysky" / "py.typed"]:
         target = copy / path.relative_to(ROOT)
         target.parent.mkdir(exist_ok=True)
         shutil.copy(path, target)
@@ -56,6 +58,7 @@ def test_wheel_carries_model_and_widgets_and_no_torch(copy, tmp_path):
     run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, copy, cwd=tmp_path)
     wheel = zipfile.ZipFile(next(tmp_path.glob("*.whl")))
     names = wheel.namelist()
+    assert "skysky/py.typed" in names, "type checkers read the package's types"
     assert "skysky/models/mosaic.onnx" in names and "skysky/models/mosaic.json" in names
     assert {p.relative_to(ROOT).as_posix() for p in (ROOT / "skysky" / "static").rglob("*.*")} < set(names)
     assert {p.relative_to(ROOT).as_posix() for p in (ROOT / "skysky").rglob("*.py")} <= set(names)
@@ -65,6 +68,17 @@ def test_wheel_carries_model_and_widgets_and_no_torch(copy, tmp_path):
     base = [line for line in meta.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]
     assert base and not [line for line in base if re.search("torch|fastai|jupyter|matplotlib", line)]
     assert re.search(r"^License-File: LICENSE$", meta, re.M)
+
+
+def test_every_library_that_is_imported_is_declared():
+    code = [*(ROOT / "skysky").rglob("*.py"), *(ROOT / "tests").glob("*.py"), *(ROOT / "docs").glob("*.py")]
+    nodes = [n for p in code for n in ast.walk(ast.parse(p.read_text(encoding="utf-8")))]
+    names = {a.name for n in nodes if isinstance(n, ast.Import) for a in n.names}
+    names |= {n.module for n in nodes if isinstance(n, ast.ImportFrom) and not n.level}
+    foreign = {n.partition(".")[0] for n in names} - sys.stdlib_module_names - {"skysky", *(p.stem for p in code)}
+    declared = set(re.findall(r"^    ([\w-]+)", (ROOT / "settings.ini").read_text(), re.M))
+    known = packages_distributions()
+    assert not {n for n in foreign if not declared & {d.lower().replace("_", "-") for d in known.get(n, [n])}}
 
 
 def test_version_has_one_home():

@@ -367,13 +367,13 @@ class BenchReport:
         "How many times as fast as torch in float32 on this CPU, which runs the graph operation by operation."
         base = next((r for r in self.engines if r.model == row.original
                      and (r.engine, r.device, r.precision) == ("torch", "cpu", "f32")), None)
-        return base and base.timing.ms/row.timing.ms
+        return base.timing.ms/row.timing.ms if base else None
 
     def share(self, row: EngineRow) -> float | None:  # about 0..1; None where that limit was not measured
         "Share of the convolution limit of the same precision that is reached."
         where = on_threads(self.machine["threads"]) if row.device == "cpu" else "GPU"
         limit = self.limits.get(f"conv {row.precision}, {where}")
-        return limit and self.gflop[row.model]*row.timing.rate/limit.rate
+        return self.gflop[row.model]*row.timing.rate/limit.rate if limit else None
 
     def __repr__(self): return self.text()
 

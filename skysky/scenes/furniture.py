@@ -118,8 +118,8 @@ def coat(
     u, v, du, dv = surface.u, surface.v, surface.du, surface.dv
     a, b, c = seed.tolist()
     n = 1 + .03*noise(u/9 + a, v/9 + b)
-    if COATS[name] is None: return n
-    pu, pv, joint = COATS[name]
+    if (kind := COATS[name]) is None: return n
+    pu, pv, joint = kind
     lines = stripes(u, pu, joint, du)
     if pv: lines = np.maximum(lines, stripes(v, pv, joint, dv))
     if name == "boards": n = n*(1 + .12*noise(np.floor(u/pu)*.37 + a, v/30 + b, 1.))

@@ -175,7 +175,7 @@ def wave(
     gain: float = .5,  # height of an octave relative to the one before
 ) -> np.ndarray:  # one value for each of `pic.columns()`
     "A fractal curve of mean about 0 and height about 1."
-    x, y, height = pic.columns()/pic.cam.h/cell, 0., 1.
+    x, y, height = pic.columns()/pic.cam.h/cell, np.zeros(len(pic.columns())), 1.
     for _ in range(octaves):
         knots = rng.uniform(-1, 1, 512)
         n = np.interp(x + 64, np.arange(512), knots) if ridged else cosine_interp(x + 64, knots)

@@ -37,8 +37,9 @@ class View:
              top: int = 0, bottom: int | None = None,  # rows; None: to the last
     ) -> tuple[np.ndarray, np.ndarray]:  # x, y: each rows,W float32, px
         "The centres of the pixels."
-        return tuple(np.meshgrid(*(np.arange(*side, dtype=np.float32) for side in
-                                   ((self.width,), (top, self.height if bottom is None else bottom)))))
+        bottom = self.height if bottom is None else bottom
+        x, y = np.meshgrid(np.arange(self.width, dtype=np.float32), np.arange(top, bottom, dtype=np.float32))
+        return x, y
 
     def directions(self,
                    top: int = 0, bottom: int | None = None,  # rows; None: to the last
@@ -54,7 +55,8 @@ class View:
         x, y = self.project(right, down, forward)
         with np.errstate(invalid="ignore"):
             seen = (x >= -.5) & (x <= self.width - .5) & (y >= -.5) & (y <= self.height - .5)
-        return tuple(np.where(seen, side, np.nan).astype(np.float32) for side in (x, y))
+        x, y = (np.where(seen, side, np.nan).astype(np.float32) for side in (x, y))
+        return x, y
 
     def scaled(self,
                height: int, width: int,  # px

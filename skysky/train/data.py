@@ -226,7 +226,7 @@ def _pair(
                  for name in sorted(images.keys() ^ labels.keys())]
     problems += [("same name", " and ".join(map(str, paths)))
                  for found in (images, labels) for paths in found.values() if len(paths) > 1]
-    return {n: (*images[n], *labels[n]) for n in images if n in labels and len(images[n]) == len(labels[n]) == 1}
+    return {n: (images[n][0], labels[n][0]) for n in images if n in labels and len(images[n]) == len(labels[n]) == 1}
 
 # %% ../../nbs/train/00_data.ipynb #00000012
 class CityscapesSky(LabelledPairs):
@@ -480,9 +480,9 @@ class DrawLoader(DataLoader):
         draws = [(s, decks[s].pop(), seed) for s, seed in zip(which.tolist(), seeds, strict=True)]
         return draws[self.first*self.bs:]
 
-    def create_item(self, draw: tuple[int, int, int | None]) -> tuple[torch.Tensor, torch.Tensor]:
-        s, i, crop_seed = draw
-        return fit_sample(self.sets[s][i], self.size, crop_seed)
+    def create_item(self, s: tuple[int, int, int | None]) -> tuple[torch.Tensor, torch.Tensor]:
+        which, i, crop_seed = s
+        return fit_sample(self.sets[which][i], self.size, crop_seed)
 
     def new(self, *args, **kwargs): return self  # what `Learner.show_results` asks for: the order is in the draws
 

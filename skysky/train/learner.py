@@ -553,7 +553,7 @@ def plot_loss(
     for key, color in (("train_loss", "#8a8f98"), ("valid_loss", "#1f6feb")):
         ax.plot(x, [h[key] for h in history], color=color, marker=".", label=key.replace("_", " "))
     ax.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.locator_params(axis="x", integer=True)
     right = ax.twinx()
     right.plot(x, [h["sky_iou"] for h in history], color="#d9822b", marker=".", label="sky IoU (right)")
     right.set(ylim=(0, 1), ylabel="sky IoU")
