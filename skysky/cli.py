@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['main', 'mask', 'show_status', 'video', 'camera', 'train', 'evaluate', 'export', 'quantize', 'bench', 'data', 'check',
-           'render', 'models', 'lab', 'live']
+           'render', 'models', 'lab', 'live', 'sphere']
 
 # %% ../nbs/20_cli.ipynb #00000002
 import errno
@@ -834,3 +834,84 @@ def live(arguments):
             super().stop()
 
     Live.launch_instance([str(notebook), "--token", *arguments])
+
+# %% ../nbs/20_cli.ipynb #sp000001
+def _numbers(ctx, param, value: str | None) -> tuple[float, ...] | None:
+    "The numbers of an option, separated by commas."
+    try: return tuple(float(part) for part in value.split(",")) if value else None
+    except ValueError: raise click.BadParameter(f"{value!r} is no list of numbers; write 352,352,340") from None
+
+
+def _lens(ctx, param, value: str | None):
+    "The name of a lens, or its coefficients."
+    return _numbers(ctx, param, value) if value and re.match(r"[-+.\d]", value) else value
+
+
+@main.command(short_help="Measure the sky of panoramas and fisheyes.")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.option("--projection", required=True, type=click.Choice(["perspective", "equirectangular", "fisheye"]),
+              help="How the pictures show the sphere; equirectangular: 360° × 180°.")
+@click.option("-o", "--out", metavar="DIR", show_default=_OUT_DEFAULT, help="Folder for masks and horizons.")
+@click.option("--csv", "table", metavar="FILE", help="Add the figures of the pictures done to a table.")
+@click.option("--lens", callback=_lens, metavar="NAME|K1,K2,...", show_default="equidistant",
+              help="Of a fisheye: equidistant, equisolid, orthographic, stereographic, or coefficients of r = k1·a + "
+                   "k2·a² + ... of the angle a from the axis.")
+@click.option("--fov", type=float, metavar="DEGREES", show_default="180 for a fisheye, 65 for a photo",
+              help="Field of view: across a fisheye's image circle, across the width of a photo.")
+@click.option("--circle", callback=_numbers, metavar="X,Y,R", show_default="found",
+              help="Centre and radius of the image circle, in pixels.")
+@click.option("--heading", type=float, metavar="DEGREES", show_default="the file's own, else 0",
+              help="From north over east: where the middle looks to; of an upward fisheye, its top.")
+@click.option("--pitch", type=float, metavar="DEGREES", show_default="90 for a fisheye, else 0",
+              help="Of the camera's axis above the horizontal.")
+@click.option("--roll", type=float, metavar="DEGREES", show_default="180 for a fisheye, else 0",
+              help="Of the camera about its axis, clockwise.")
+@click.option("--outside", default="black", type=click.Choice(["black", "white"]),
+              help="The mask outside of the image circle, which no figure counts.")
+@click.option("--upward", default=0, type=click.IntRange(min=0), metavar="PX",
+              help="Write an upward fisheye of this side, too: picture and mask.")
+@click.option("--overwrite", is_flag=True, help="Replace files that skysky did not write.")
+@_model_options
+@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+@click.pass_context
+def sphere(ctx, sources, projection, out, table, lens, fov, circle, heading, pitch, roll, outside, upward, overwrite,
+           quiet, **model):
+    """Write masks, horizons and figures of pictures that show the sphere.
+
+    For each picture: its mask, and its horizon as azimuth and elevation in degrees, as pvlib takes them. The table has
+    the share of sky by pixels and by solid angle, the sky-view factor (cosine-weighted, and by rings) and the canopy
+    openness with the errors to expect, and the gap fraction of each ring of 10° of zenith angle.
+    """
+    from skysky.core import SkyError, check_outputs
+    from skysky.jobs import check_places
+    from skysky.manifest import Table
+    from skysky.sources import Plan, default_output, find_sources
+    from skysky.sphere.survey import COLUMNS, survey, survey_files
+    if circle and len(circle) != 3: raise SkyError("--circle takes three numbers: x, y and radius, in pixels")
+    known, failed = Table(table, COLUMNS, overwrite) if table else None, []
+    def say(line): quiet or _echo(line, err=known and known.in_stdout)
+    def fail(why):
+        failed.append(why)
+        _echo(f"skysky: {why}", err=True)
+
+    base, names = find_sources(sources, say=lambda line: fail(line) if isinstance(line, SkyError) else say(line))
+    plan = Plan(base, names, out or default_output(base, "skysky"), "skysky", ["mask"])
+    jobs = {path: survey_files(files["mask"], upward > 0) for path, files in plan}
+    outputs = [f for files in jobs.values() for f in files.values()]
+    outputs += [Path(table)] if table and not known.stream else []
+    check_outputs(outputs, jobs, overwrite)
+    check_places(outputs)
+    seg = _segmenter(**model, say=say, quiet=quiet)
+    view = {"lens": lens, "fov": fov, "circle": circle, "heading": heading, "pitch": pitch, "roll": roll}
+    with known or ExitStack():
+        for path, files in jobs.items():
+            try: row = survey(seg, path, projection, files, upward, outside == "white", **view)
+            except (SkyError, MemoryError) as e:
+                why = _advice(e)
+                fail(why if str(path) in why else f"{path}: {why}")
+                continue
+            row = {k: v if isinstance(v, (str, int)) else "" if v != v else round(v, 4) for k, v in row.items()}
+            if known: known.add(row)
+            say(f"{_near(path)}  sky-view factor {row['svf']:.3f} ± {row['svf_error']:.3f}, openness "
+                f"{row['openness']:.3f}; {_near(files['mask'])}")
+    ctx.exit(1 if failed else 0)

@@ -31,6 +31,7 @@ TABLE = {
     "train": [*DEPLOY, *(m for m in NUMBER if m.startswith("scenes.")), "measure.metrics"],
     "measure": [*DEPLOY, *(m for m in NUMBER if m.startswith("scenes."))],
     "widgets": DEPLOY,
+    "sphere": DEPLOY,
 }
 
 
@@ -139,7 +140,7 @@ def test_imports_are_found():
     assert home("", "SkyExplorer") == "widgets.explorer", "names that a package shows count as their module"
 
 
-@pytest.mark.parametrize("module", [*DEPLOY, "cli", "scenes", "widgets"])
+@pytest.mark.parametrize("module", [*DEPLOY, "cli", "scenes", "sphere", "widgets"])
 def test_deploy_wing_needs_no_torch(module):
     code = f"import sys, skysky.{module}; print(*[m for m in {HEAVY} if m in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
