@@ -4,17 +4,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import test_cli
 from click.testing import CliRunner
 from PIL import Image, ImageCms, ImageOps
 
 from skysky.cli import main
 from skysky.images import LAYOUTS, layout_of
 
-blue = test_cli.model  # the fixture: a model for which blue is sky
 # name -> EXIF orientation
 PICTURES = {"cam 1/a.b.c.jpg": 6, "cam 1/low/täg.PNG": 1, "d.jpeg": 3, "e f.webp": 8, "g.tif": 1}
 SIZE = (96, 64)  # px, upright
+
+
+@pytest.fixture
+def blue(model): return model  # for which blue is sky
 
 
 def stored(path): return np.asarray(Image.open(path))
