@@ -2,6 +2,7 @@
 import re
 from functools import cache
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 
 from test_imports import DEPLOY, FACES, MODULES, NUMBER, TABLE, folder, imported
@@ -9,7 +10,7 @@ from test_imports import DEPLOY, FACES, MODULES, NUMBER, TABLE, folder, imported
 ROOT = Path(__file__).parent.parent
 PAGE, PICTURE = ROOT/"docs"/"design.md", ROOT/"docs"/"house.svg"
 TABLE_PLACE = re.compile("(?<=<!-- folders -->\n).*?(?=<!-- end -->)", re.S)
-WIDTH, HEIGHT, GAP, ROW = 92, 32, 36, 52  # px: of a room, between columns, from room to room
+WIDTH, HEIGHT, GAP, ROW = 96, 30, 40, 40  # px: of a room, between columns, from room to room
 
 
 def room(module):
@@ -38,28 +39,37 @@ def picture() -> str:
     def column(r): return max((column(o) + 1 for o in rooms[r]), default=0)
 
     columns = [[r for r in rooms if column(r) == x] for x in range(max(map(column, rooms)) + 1)]
-    place, lane = {}, max(len({*names} - {*TABLE}) for names in columns)  # folders have a lane of their own, below
-    for x, names in enumerate(columns):
-        names.sort(key=lambda r: sum(place[o][1] for o in lines[r])/max(1, len(lines[r])))
-        for inner in [r for r in names if r not in TABLE], [r for r in names if r in TABLE]:
-            for y, r in enumerate(inner):
-                row = y + (lane + .6 if r in TABLE else (lane - len(inner))/2 + x % 2/3)
-                place[r] = 12 + x*(WIDTH + GAP), 12 + ROW*row
-    w, h = 24 + len(columns)*(WIDTH + GAP) - GAP, 12 + HEIGHT + max(y for _, y in place.values())
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w:g} {h:g}" width="{w:g}" height="{h:g}" '
-             'font-family="sans-serif" font-size="14" text-anchor="middle">',
-             "<title>What imports what in skysky: each room has lines to the rooms on its left that it needs</title>",
-             f'<rect width="{w:g}" height="{h:g}" fill="#fff"/>', '<g fill="none" stroke="#90a4ae" stroke-width="1.4">']
+    roads = {}  # (room, what it needs) -> the points between columns that the line passes, from the left
     for r, others in lines.items():
         for o in others:
-            (x0, y0), (x1, y1) = (place[o][0] + WIDTH, place[o][1] + HEIGHT/2), (place[r][0], place[r][1] + HEIGHT/2)
-            parts.append(f'<path d="M{x0:g} {y0:g}C{x0 + GAP:g} {y0:g} {x1 - GAP:g} {y1:g} {x1:g} {y1:g}"/>')
+            roads[r, o] = [o, *((r, o, x) for x in range(column(o) + 1, column(r))), r]
+            for *_, x in roads[r, o][1:-1]: columns[x].append((r, o, x))
+    before = {stop: [] for names in columns for stop in names}
+    for road in roads.values():
+        for left, right in pairwise(road): before[right].append(left)
+    place, tall = {}, max(map(len, columns))
+    for x, names in enumerate(columns):
+        names.sort(key=lambda stop: sum(place[o][1] for o in before[stop])/max(1, len(before[stop])))
+        for y, stop in enumerate(names):
+            place[stop] = 12 + x*(WIDTH + GAP), 12 + ROW*(y + (tall - len(names))/2)
+    w, h = 24 + len(columns)*(WIDTH + GAP) - GAP, 24 + HEIGHT + ROW*(tall - 1)
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w:g} {h:g}" width="{w:g}" height="{h:g}" '
+             'font-family="sans-serif" font-size="13" text-anchor="middle">',
+             "<title>What imports what in skysky: each room has lines to the rooms on its left that it needs</title>",
+             f'<rect width="{w:g}" height="{h:g}" fill="#fff"/>', '<g fill="none" stroke="#90a4ae" stroke-width="1.4">']
+    for road in roads.values():
+        path = f"M{place[road[0]][0] + WIDTH:g} {place[road[0]][1] + HEIGHT/2:g}"
+        for stop in road[1:]:
+            x, y, old = place[stop][0], place[stop][1] + HEIGHT/2, path.rpartition(" ")[2]
+            path += f"C{x - GAP/2:g} {old} {x - GAP/2:g} {y:g} {x:g} {y:g}" + f"L{x + WIDTH:g} {y:g}"*(stop != road[-1])
+        parts.append(f'<path d="{path}"/>')
     parts.append("</g>")
-    for r, (x, y) in place.items():
+    for r in rooms:
+        x, y = place[r]
         fill = "#e3f2fd" if r in DEPLOY else "#ede7f6" if r in TABLE else "#fff3e0"
         parts += [f'<rect x="{x:g}" y="{y:g}" width="{WIDTH}" height="{HEIGHT}" rx="6" fill="{fill}" '
                   'stroke="#546e7a"/>',
-                  f'<text x="{x + WIDTH/2:g}" y="{y + 21:g}" fill="#263238">{escape(r)}{"/"*(r in TABLE)}</text>']
+                  f'<text x="{x + WIDTH/2:g}" y="{y + 20:g}" fill="#263238">{escape(r)}{"/"*(r in TABLE)}</text>']
     return "\n".join([*parts, "</svg>", ""])
 
 
