@@ -169,11 +169,16 @@ def _training_record(
     if not training: return {}
     run, kept, before = training["config"], _kept(training), _training_record(training.get("before"))
     name = lambda s: f"{s['path']}/{s['split'] or ''}".rstrip("/") if s["path"] else f"{s['scenes']} rendered scenes"
-    images = run["epoch_images"] or "all"
-    taught = f"teacher {Path(run['teacher']).parent.name}, " if run.get("teacher") else ""
+    epochs, done = [], 0
+    edges = [(c["epoch"], c["was"]) for c in training.get("changes", []) if "epoch_images" in c["was"]]
+    for end, was in [*edges, (len(training["history"]), run)]:
+        if end > done: epochs.append(f"{end - done} epochs of {was['epoch_images'] or 'all'} images")
+        done = end
+    teacher = Path(run.get("teacher") or "")
+    taught = f"teacher {teacher.parent.name or teacher}, " if run.get("teacher") else ""
     start = "/".join(Path(run["weights"]).parts[-2:])
     start = f"{before['recipe']}; then" if before else f"from {start}:"
-    recipe = (f"{start} {len(training['history'])} epochs of {images} images "
+    recipe = (f"{start} {', then '.join(epochs)} "
               f"at {run['size'][0]}×{run['size'][1]} px, {run['tfms']} augmentation, "
               f"lr {run['lr']:g}, {run['schedule']}, batch {run['bs']}, {taught}"
               f"cross-entropy + {run['dice_weight']:g} Dice; "
