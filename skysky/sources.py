@@ -171,8 +171,9 @@ SETTLED, PATIENCE = 1., 30.  # s without a change after which a whole picture is
 
 
 def _stamp(path):
-    try: return os.stat(path)[6:9:2]  # size and time
+    try: info = os.stat(path)
     except OSError: return None
+    return info.st_size, info.st_mtime_ns, info.st_ino  # a file that is renamed into place has another number
 
 
 def watch(
