@@ -1160,6 +1160,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'skysky.train.learner.SkyLoss.decodes': ( 'train/learner.html#skyloss.decodes',
                                                                                 'skysky/train/learner.py'),
                                       'skysky.train.learner.SkyLoss.dice': ('train/learner.html#skyloss.dice', 'skysky/train/learner.py'),
+                                      'skysky.train.learner.SkyLoss.distance': ( 'train/learner.html#skyloss.distance',
+                                                                                 'skysky/train/learner.py'),
                                       'skysky.train.learner.SkyLoss.edge': ('train/learner.html#skyloss.edge', 'skysky/train/learner.py'),
                                       'skysky.train.learner.Temperature': ('train/learner.html#temperature', 'skysky/train/learner.py'),
                                       'skysky.train.learner.Temperature.accumulate': ( 'train/learner.html#temperature.accumulate',
