@@ -18,7 +18,7 @@ from pathlib import Path
 from .core import SkyError, is_ours
 from .defaults import SEQUENCE_RATE
 from .frames import Frame, video_frame  # before PyAV: it loads OpenCV
-from .images import IMAGE_SUFFIXES, find_images, image_size, orientation, read_image
+from .images import find_images, image_size, image_suffixes, orientation, read_image
 from .read_video import VideoReader, check_frame
 
 # %% ../nbs/06e_sequence.ipynb #97a8ce8d
@@ -51,7 +51,7 @@ def find_frames(
         return [path for path, _ in find_images(source, say)] if glob.has_magic(str(path)) else path
     paths = [Path(os.path.expanduser(path)) for path in source]
     if len(paths) == 1: return find_frames(paths[0], say)
-    if odd := next((path for path in paths if path.suffix.lower() not in IMAGE_SUFFIXES), None):
+    if odd := next((path for path in paths if path.suffix.lower() not in image_suffixes()), None):
         raise SkyError(f"{odd}: one of several, and no picture; give one video, or the pictures of a sequence")
     return sorted((path for path in paths if not is_ours(path)), key=lambda path: (str(path.parent), _number(path)))
 
