@@ -47,7 +47,8 @@ from ..kept import measured_once
 from ..measure.metrics import Counts, boundary_f1, false_alarms, iou
 from .augment import CROP_SCALE, Normalize, compose, reference_tfms, strong_tfms
 from .augment import to_float as batch_to_float
-from .data import RenderedScenes, TaughtPictures, check_dataset, open_dataset, sky_dls
+from .data import check_dataset, sky_dls
+from .known import RenderedScenes, TaughtPictures, open_dataset
 from .models import ARCHS, load_checkpoint, read_checkpoint, save_checkpoint, sensible
 from ..weights import cache_folder, model_card, read_text_file
 
