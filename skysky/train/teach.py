@@ -120,7 +120,7 @@ class Lot(NamedTuple):
     seed: int  # of the first one
 
 
-REPLAY, CHOICE, FIXED = Lot(96, (480, 640), 700_000), Lot(32, (384, 512), 710_000), Lot(48, (384, 512), 720_000)
+REPLAY, CHOICE, FIXED = Lot(96, (480, 640), 700_000), Lot(96, (288, 384), 710_000), Lot(48, (384, 512), 720_000)
 
 
 def rendered(
@@ -169,12 +169,12 @@ def lesson_config(
     rounds: int = 8,
     images: int = 96,  # crops a round
 ) -> TrainConfig:
-    "How a few pairs are learnt: half of the crops are theirs, half are rendered; the old model is the teacher."
+    "How a few pairs are learnt: a third of the crops are theirs, the others rendered; the old model is the teacher."
     return TrainConfig(
-        data=[SetSpec("pairs", "train"), SetSpec(str(replay))], valid=[SetSpec("pairs", "val")], root=str(root),
-        arch=card.arch, weights=str(card.path), teacher=str(card.path), teacher_yields=True, size=(256, 256),
-        load_size=(480, 640), fit="crop", tfms="strong", bs=8, epochs=rounds, epoch_images=images, lr=3e-4, wd=.01,
-        edge_weight=1., average=.95, freeze_bn=card.arch == "fcn_resnet50")
+        data=[SetSpec("pairs", "train"), SetSpec(str(replay), weight=2.)], valid=[SetSpec("pairs", "val")],
+        root=str(root), arch=card.arch, weights=str(card.path), teacher=str(card.path), teacher_yields=True,
+        size=(256, 256), load_size=(480, 640), fit="crop", tfms="strong", bs=8, epochs=rounds, epoch_images=images,
+        lr=2e-4, wd=.01, edge_weight=1., average=.95, freeze_bn=card.arch == "fcn_resnet50")
 
 # %% ../../nbs/train/05_teach.ipynb #d6dfa905
 class StopInTime(Callback):
@@ -194,7 +194,7 @@ class StopInTime(Callback):
         if len(losses) - 1 - best >= self.patience: raise CancelFitException
 
 # %% ../../nbs/train/05_teach.ipynb #aa4cc94a
-SHARES = (1., .5, .25)  # of the new weights
+SHARES = (1., .5, .25, .125)  # of the new weights
 MAY_LOSE = .001  # of the IoU on rendered scenes
 GAIN = .0005  # of the pixels that a lesson has to put right, as a share
 
@@ -228,9 +228,11 @@ def torch_segmenter(
     card: ModelCard,  # of the file that the network came from
     model: nn.Module,  # in eval mode
     temperature: float,
+    size: int | None = None,  # see `Segmenter`
 ) -> Segmenter:
     "The whole road from a picture to its mask with a network that is no file yet."
-    seg, seam = Segmenter(card.path, precision="f32"), SeamModel(model, model.mean, model.std, temperature).eval()
+    seg = Segmenter(card.path, size=size, precision="f32")
+    seam = SeamModel(model, model.mean, model.std, temperature).eval()
     def answer(imgs):
         with torch.no_grad(): return seam(torch.from_numpy(np.ascontiguousarray(imgs))).numpy()
     seg.engine = answer
@@ -255,11 +257,10 @@ class Lesson:
 
     def text(self) -> str:
         "The figures, a line each."
-        part = {1.: "the new weights", .5: "half new weights, half old", .25: "a quarter new weights"}
         lines = [f"held-out pairs   before: {self.held[0].text()}", f"                 after:  {self.held[1].text()}",
                  f"rendered scenes  before: {self.elsewhere[0].text()}",
                  f"                 after:  {self.elsewhere[1].text()}"]
-        if self.helped: lines.append(f"it helped: {part[self.share]}, {self.seconds/60:.1f} minutes")
+        if self.helped: lines.append(f"it helped: {self.share:.0%} new weights, {self.seconds/60:.1f} minutes")
         else: lines.append("it did not help on what was held out: the file answers as the old model does; more pairs, "
                            "of pictures that are unlike each other (--suggest), teach more")
         if self.doubtful:
@@ -275,15 +276,15 @@ def _best(
     before: Score,  # of the old model on `held`
 ) -> tuple[float, nn.Module]:  # the share of the new weights, 0 for none; that network
     "Of the mixtures that lose next to nothing elsewhere the best on what was held out."
-    choice = rendered(CHOICE)
-    limit = score(Segmenter(card.path, precision="f32"), choice).iou - MAY_LOSE
+    choice, size = rendered(CHOICE), max(CHOICE.size)  # many and small: a steady figure at little cost
+    limit = score(Segmenter(card.path, size=size, precision="f32"), choice).iou - MAY_LOSE
     found = [(before.wrong - GAIN, 0., old)]
     for share in SHARES:
         model = mixed(old, new, share)
-        seg = torch_segmenter(card, model, temperature)
-        now = score(seg, held)
+        now = score(torch_segmenter(card, model, temperature), held)
         no_worse = sum(now.by_name[n] <= w for n, w in before.by_name.items())
-        if 2*no_worse >= len(before.by_name) and now.wrong < found[0][0] and score(seg, choice).iou >= limit:
+        if 2*no_worse < len(before.by_name) or now.wrong >= found[0][0]: continue
+        if score(torch_segmenter(card, model, temperature, size), choice).iou >= limit:
             found.append((now.wrong, share, model))
     return min(found, key=lambda row: row[0])[1:]
 
