@@ -131,6 +131,7 @@ def lab(tmp_path_factory):
     nb = json.loads((folder/"demo.ipynb").read_text())
     code = dict(cell_type="code", execution_count=None, id="0", metadata={}, outputs=[], source=SLOW)
     (folder/"slow.ipynb").write_text(json.dumps(nb | {"cells": [code]}))
+    (folder/"brush.ipynb").write_text(json.dumps(nb | {"cells": [code | {"source": PAINTING}]}))
     news = folder/"config/lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
     news.parent.mkdir(parents=True)
     news.write_text('{"fetchNews": "false", "checkForUpdates": false}')
@@ -701,27 +702,24 @@ def open_brush(page, url):
     wait(lambda: picture_name(page), 120, "no picture")
 
 
-def test_brush(playwright, tmp_path):
-    photos, port = tmp_path/"photos", free_port()
+def test_brush(playwright, lab):
+    url, folder = lab[0], Path(psutil.Process(lab[1].pid).cwd())
     for i, kind in enumerate(("street", "mountains")):
-        photos.mkdir(exist_ok=True)
+        (folder/"photos").mkdir(exist_ok=True)
         img = cv2.resize(render_scene(112 + i, (480, 720), kind, "clear").img, (1728, 1152))  # two megapixels
-        cv2.imwrite(str(photos/f"{i}.png"), img[..., ::-1])
-    code = dict(cell_type="code", execution_count=None, id="0", metadata={}, outputs=[], source=PAINTING)
-    nb = json.loads((ROOT/"nbs"/"tutorials"/"52_live_camera.ipynb").read_text()) | {"cells": [code]}
-    (tmp_path/"brush.ipynb").write_text(json.dumps(nb))
-    command = ["-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={port}",
-               f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={tmp_path}", "--LabApp.expose_app_in_browser=True"]
-    url = f"http://127.0.0.1:{port}"
-    masks = lambda folder: tmp_path/"photos_pairs"/folder
-    with server(command, f"{url}/api?token={TOKEN}", tmp_path), chromium(playwright) as page:
+        cv2.imwrite(str(folder/"photos"/f"{i}.png"), img[..., ::-1])
+    pairs = folder/"photos_pairs"
+    with chromium(playwright) as page:
         open_brush(page, url)
         stage = page.locator(f"{BRUSH} .skysky-easel")
         stage.scroll_into_view_if_needed()
         box, first, name = stage.bounding_box(), brushed(page), picture_name(page)
         assert first.shape == (1152, 1728)
         middle = box["x"] + box["width"]/2, box["y"] + box["height"]/2
-        page.evaluate("s => { window.strokes = []; document.querySelector(s).addEventListener('stroke', (e) => strokes.push(e.detail)) }", BRUSH)
+        page.evaluate("""s => {
+          window.strokes = [];
+          document.querySelector(s).addEventListener("stroke", (e) => strokes.push(e.detail));
+        }""", BRUSH)
         press = lambda keys: [stage.press(key) for key in keys]
         press("e")
         page.mouse.move(middle[0] - 200, middle[1])
@@ -754,41 +752,45 @@ def test_brush(playwright, tmp_path):
         press(["o", "x"])  # left open, where it is looked at closely
         assert (brushed(page) == 128).sum() > (dabbed == 128).sum()
         screenshot(page, "brush_zoomed", BRUSH)
-        press(["0", "f"])
-        page.mouse.click(box["x"] + box["width"]/2, box["y"] + 12)
+        opened = brushed(page)
+        press(["0", "f", "e"])
+        page.mouse.click(middle[0], box["y"] + 12)
         shown_mask = brushed(page)
+        assert (opened != shown_mask).mean() > .01, "nothing is filled"
         screenshot(page, "brush", BRUSH)
         wait(lambda: brush_message(page) == "kept", 20, "the draft is not kept")
         time.sleep(.5)  # of strokes, the last one is kept
-        draft = cv2.imread(str(next(masks("drafts").iterdir())), cv2.IMREAD_UNCHANGED)
+        draft = cv2.imread(str(pairs/"drafts"/f"{name}.png"), cv2.IMREAD_UNCHANGED)
         assert (draft == shown_mask).all()
         open_brush(page, url)  # the page is loaded anew, and the kernel's widget made anew
         assert picture_name(page) == name and (brushed(page) == shown_mask).all(), "what was begun is lost"
         page.locator(BRUSH).get_by_role("button", name="Done, next").click()
         wait(lambda: picture_name(page) not in ("", name), 60, "no next picture")
-        saved = cv2.imread(str(masks("masks")/f"{name}.png"), cv2.IMREAD_UNCHANGED)
-        assert (saved == shown_mask).all() and not [*masks("drafts").iterdir()]
+        saved = cv2.imread(str(pairs/"masks"/f"{name}.png"), cv2.IMREAD_UNCHANGED)
+        assert (saved == shown_mask).all() and not [*(pairs/"drafts").iterdir()]
         assert "1 of 2 done" in page.locator(BRUSH).text_content()
         page.set_viewport_size({"width": 560, "height": 900})
         wait(lambda: page.locator(f"{BRUSH} .skysky-easel").bounding_box()["width"] < 540, 20, "no small page")
         screenshot(page, "brush_small", BRUSH)
-    assert len(PairFolder(tmp_path/"photos_pairs")) == 1
+    assert len(PairFolder(pairs)) == 1
 
 
 def test_pure_functions_of_the_brush(playwright):
     with chromium(playwright) as page:
         module(page, "brush.js")
         run = page.evaluate
-        line = "const m = new Uint8Array(25); const box = module.paintLine(m, 5, 5, [0, 2], [4, 2], 1, 255); return [box, Array.from(m)]"
+        line = """const m = new Uint8Array(25); const box = module.paintLine(m, 5, 5, [0, 2], [4, 2], 1, 255);
+          return [box, Array.from(m)]"""
         box, mask = run(f"() => {{ {line} }}")
         assert box == [0, 1, 5, 4] and [sum(v > 0 for v in mask[5*y:5*y + 5]) for y in range(5)] == [0, 5, 5, 5, 0]
         assert run("module.paintLine(new Uint8Array(4), 2, 2, [9, 9], [9, 9], 1, 255)") is None
-        fill = """const pixels = new Uint8ClampedArray([0, 0, 200, 200].flatMap((v) => [v, v, v, 255])); const m = new Uint8Array(4);
+        fill = """const m = new Uint8Array(4);
+          const pixels = new Uint8ClampedArray([0, 0, 200, 200].flatMap((v) => [v, v, v, 255]));
           return [module.fillArea(m, pixels, 4, 1, [0, 0], 255), Array.from(m)]"""
         assert run(f"() => {{ {fill} }}") == [[0, 0, 2, 1], [255, 255, 0, 0]]
         back = """const m = Uint8Array.of(1, 2, 3, 4); const h = new module.History(); const box = [1, 0, 2, 2];
           const before = m.slice(); m[1] = 9; m[3] = 9; h.add(box, module.cut(before, 2, box), module.cut(m, 2, box));
-          const log = [h.undo(m, 2) && Array.from(m), h.undo(m, 2), h.redo(m, 2) && Array.from(m), h.redo(m, 2)]; return log"""
+          return [h.undo(m, 2) && Array.from(m), h.undo(m, 2), h.redo(m, 2) && Array.from(m), h.redo(m, 2)]"""
         assert run(f"() => {{ {back} }}") == [[1, 2, 3, 4], None, [1, 9, 3, 9], None]
         assert run("module.union([1, 1, 2, 2], [0, 1, 1, 5])") == [0, 1, 2, 5] and run("module.union(null, null)") is None
 

@@ -218,6 +218,7 @@ class Brush {
     this.name.textContent = content.name + (content.done ? " (done)" : "");
     this.say(content.said ?? "");
     this.draw([0, 0, this.width, this.height]);
+    this.stage.style.aspectRatio = `${this.width} / ${this.height}`;
     this.fit();
   };
 
