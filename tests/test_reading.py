@@ -29,9 +29,9 @@ PARTS = {  # name -> why one reads it, and the notebooks, by the beginning of th
     "How fast": ("Speed beside what the machine can do.", ("measure",)),
     "In the browser": ("Sliders and a live camera.", ("widgets",)),
     "The sphere": ("Panoramas and fisheyes, and what climate research and ecology measure in them.", ("sphere",)),
+    "A service": ("Masks over HTTP, for programs that install nothing.", ("serve",)),
     "Folders and the command": ("Many pictures, a job that survives a kill, and the words one types.",
                                 ("17", "18", "19", "commands", "20")),
-    "A service": ("Masks over HTTP, for programs that install nothing.", ("serve",)),
 }
 
 
