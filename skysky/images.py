@@ -518,8 +518,9 @@ LAYOUTS = {
     "colmap": Layout("masks", "{name}.png", 0, 255, False),
     # VGGT reads with PIL.Image.open (vggt/utils/load_fn.py), which turns TIFF alone
     "vggt": Layout("{folder}_sky_masks", "{name}", 0, 255, False, turns=("TIFF",)),
-    # OpenDroneMap: beside the picture; its OpenSfM reads with cv2.IMREAD_IGNORE_ORIENTATION (opensfm/io.py)
-    "odm": Layout("{folder}", "{stem}_mask.png", 0, 255, False),
+    # OpenDroneMap: beside the picture; its OpenSfM reads with cv2.IMREAD_IGNORE_ORIENTATION (opensfm/io.py), but
+    # OpenCV turns TIFF all the same
+    "odm": Layout("{folder}", "{stem}_mask.png", 0, 255, False, turns=("TIFF",)),
     # Metashape's manual names no rule: upright, as it shows the pictures
     "metashape": Layout("masks", "{stem}_mask.png", 0, 255, True),
     # Nerfstudio: mask_path of transforms.json, read with PIL.Image.open, 0 is left out (nerfstudio/data/utils/
