@@ -37,7 +37,7 @@ def check_places(
     "Raise `SkyError` when one of `files` can't be written; nothing is left behind."
     folders = set()
     for file in files:
-        if file.is_dir(): raise SkyError(f"cannot write {file}: it is a folder; name a file")
+        if os.path.isdir(file): raise SkyError(f"cannot write {file}: it is a folder; name a file")
         folders.add(next(p for p in file.absolute().parents if os.path.lexists(p)))
     for folder in folders:
         try: tempfile.TemporaryFile(dir=folder).close()
