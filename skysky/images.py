@@ -76,8 +76,10 @@ def _damaged(name, e):  # for `except Exception`: decoders answer broken data wi
 
 def _open(stream, name):
     "The Pillow image of a stream: its header is read, its pixels are not."
-    head = stream.read(32)
-    stream.seek(0)
+    try:
+        head = stream.read(32)
+        stream.seek(0)
+    except OSError as e: raise SkyError(f"{name}: cannot be read ({e.strerror}); check its drive, or copy it") from e
     if not head: raise SkyError(f"{name}: the file is empty; copy or export it again")
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS and b"avif" not in head:
         try:

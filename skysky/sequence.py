@@ -44,6 +44,7 @@ def find_frames(
     "Where the frames are that a video or a sequence of pictures has. Raises `SkyError` for a pattern of nothing."
     if isinstance(source, (str, os.PathLike)):
         path = Path(os.path.expanduser(source))
+        if not path.name: raise SkyError(f"{str(source)!r}: no file; name a video, or pictures: 'shot/*.jpg'")
         if os.path.lexists(path): return path
         if _PLACE.search(path.name): return _numbered(source, say)
         return [path for path, _ in find_images(source, say)] if glob.has_magic(str(path)) else path
