@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'MIN_SIDE', 'OUTPUTS', 'SKY_COLOR', 'LAYOUTS', 'UNSURE', 'stored_view', 'opened_image', 'read_image',
-           'image_size', 'is_whole', 'orientation', 'image_names', 'find_images', 'image_bytes', 'write_image',
-           'overlay', 'Layout', 'layout_of', 'output_folder', 'distinct_stems', 'output_name', 'check_bare',
-           'output_names', 'cutout', 'newsky', 'mask_bytes', 'write_mask']
+           'image_size', 'is_whole', 'orientation', 'image_suffixes', 'image_names', 'find_images', 'image_bytes',
+           'write_image', 'overlay', 'Layout', 'layout_of', 'output_folder', 'distinct_stems', 'output_name',
+           'check_bare', 'output_names', 'cutout', 'newsky', 'mask_bytes', 'write_mask']
 
 # %% ../nbs/01_images.ipynb #00000002
 import glob
@@ -33,6 +33,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from .compositing import LIGHT, NEW_SKY, foreground, replace_sky
 from .core import MARK, SkyError, atomic_write, is_ours, is_out_of_memory, limit
 from .decode import decode_jpeg, jpeg_picture, png_chunks
+from .raw_photos import RAW_ADVICE, RAW_SUFFIXES, RawImage, can_develop, is_raw
 
 # %% ../nbs/01_images.ipynb #00000005
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".avif", ".heic", ".heif",
@@ -42,12 +43,9 @@ MIN_SIDE = 8  # px: below this nobody can say what is sky
 OUTPUTS = {"mask": "_mask.png", "prob": "_prob.png", "prob16": "_prob16.png", "overlay": "_overlay.jpg",
            "cutout": "_cutout.png", "newsky": "_newsky.jpg"}  # what a run can write for x.jpg: x_mask.png and so on
 
-# Only these decoders run: others that Pillow knows start programs. A raw photo's thumbnail would pass for the picture.
+# Only these decoders run: others that Pillow knows start programs.
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "JPEG2000", "AVIF", "HEIF", "PPM")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"heif")
-_RAW_SUFFIXES = (".dng", ".nef", ".nrw", ".cr2", ".cr3", ".crw", ".arw", ".srf", ".sr2", ".orf", ".rw2", ".raw", ".raf",
-                 ".pef", ".srw", ".x3f", ".3fr", ".fff", ".iiq", ".erf", ".kdc", ".dcr", ".mrw", ".mef", ".mos", ".rwl",
-                 ".gpr")
 _OTHER_SUFFIXES = (".jxl", ".psd", ".psb", ".tga", ".exr", ".hdr", ".dds", ".pfm", ".pam", ".ico", ".pcx", ".xcf",
                    ".kra", ".svg", ".svgz", ".eps", ".ai", ".insp", ".flif", ".bpg", ".wdp", ".jxr", ".fits", ".fit",
                    ".qoi")
@@ -61,8 +59,6 @@ def _stream(source, name):
         raise SkyError(f"{type(source).__name__}: not a picture; give a path, bytes, a PIL image or a uint8 array")
     if re.match(r"[a-z]+://", name, re.I): raise SkyError(f"{name}: addresses are not read; download the picture first")
     path = Path(os.path.expanduser(source))
-    if path.suffix.lower() in _RAW_SUFFIXES:
-        raise SkyError(f"{name}: a raw photo; develop it to JPEG, PNG or TIFF first")
     try:
         if path.is_dir(): raise SkyError(f"{name}: a folder; name a picture in it")
         if not path.exists(): raise SkyError(f"{name}: no such file; check the path")
@@ -108,7 +104,10 @@ def _open(stream, name):
         except ImportError as e: raise SkyError(f"{name}: HEIC needs a package; run: pip install pillow-heif") from e
         register_heif_opener()
     Image.init()
-    try: return Image.open(stream, formats=[f for f in _FORMATS if f in Image.OPEN])
+    try:
+        if is_raw(stream, name): return RawImage(stream, name)
+        return Image.open(stream, formats=[f for f in _FORMATS if f in Image.OPEN])
+    except SkyError: raise
     except UnidentifiedImageError as e:
         raise SkyError(f"{name}: not a picture that can be read; save it as JPEG or PNG") from e
     except Exception as e: raise _damaged(name, e) from e
@@ -309,6 +308,11 @@ def _sorted(names):
     return sorted(names, key=key)
 
 
+def image_suffixes() -> tuple[str, ...]:
+    "The suffixes of files that a search takes for pictures."
+    return IMAGE_SUFFIXES + (RAW_SUFFIXES if can_develop() else ())
+
+
 def _walk(root, say):
     "The files below a folder, as paths relative to it; links are followed, hidden names are not."
     def refuse(e):
@@ -331,7 +335,7 @@ def _left_out(
 ) -> list[str]:  # lines
     "What a search has passed over."
     lines = []
-    for kinds, what, do in ((_RAW_SUFFIXES, "raw photo", "develop to JPEG, PNG or TIFF first"),
+    for kinds, what, do in ((() if can_develop() else RAW_SUFFIXES, "raw photo", RAW_ADVICE),
                             (_OTHER_SUFFIXES, "picture", "save as JPEG, PNG or TIFF first"),
                             (_ARCHIVE_SUFFIXES, "archive", "unpack first")):
         count = {suffix: n for suffix, n in suffixes.items() if suffix in kinds}
@@ -356,14 +360,14 @@ def _search(source, say):
             found = [os.path.relpath(p, root or ".") for p in matches if not os.path.isdir(p)]
         else: raise SkyError(f"{source}: no such file or folder; check the path")
     except (OSError, ValueError) as e: raise SkyError(f"{source}: cannot be searched ({e}); check the path") from e
-    suffixes, wanted = list(map(_suffix, found)), set(IMAGE_SUFFIXES)
+    suffixes, wanted = list(map(_suffix, found)), set(image_suffixes())
     names = _sorted(name for name, suffix in zip(found, suffixes, strict=True) if suffix in wanted)
     return root, names, _left_out(Counter(suffixes))
 
 
 def _check_found(source, names, lines, say):
     if not names:
-        why = ", ".join(lines or ()) or f"they end in {' '.join(IMAGE_SUFFIXES)}"
+        why = ", ".join(lines or ()) or f"they end in {' '.join(image_suffixes())}"
         raise SkyError(f"{source}: no pictures there; {why}")
     for line in lines or (): say(f"{source}: {line}")
 
