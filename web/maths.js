@@ -131,28 +131,29 @@ export function box(src, h, w, radius) {
   return out;
 }
 
-/** The largest or smallest value within `radius`, by rows and then by columns. */
-function extreme(src, h, w, radius, pick) {
-  const pass = (from, count, step, lines, stride) => {
-    const out = new Float32Array(h * w);
-    for (let line = 0; line < lines; line += 1) {
-      for (let i = 0; i < count; i += 1) {
-        let best = from[line * stride + i * step];
-        for (let d = Math.max(0, i - radius); d <= Math.min(count - 1, i + radius); d += 1) {
-          best = pick(best, from[line * stride + d * step]);
-        }
-        out[line * stride + i * step] = best;
+/** The largest and the smallest value within `radius` along lines of `count` values that lie `step` apart. */
+function extremes(tops, bottoms, radius, lines, stride, count, step) {
+  const [high, low] = [new Float32Array(tops.length), new Float32Array(tops.length)];
+  for (let line = 0; line < lines; line += 1) {
+    for (let i = 0; i < count; i += 1) {
+      const at = line * stride;
+      let [most, least] = [tops[at + i * step], bottoms[at + i * step]];
+      for (let d = Math.max(0, i - radius); d <= Math.min(count - 1, i + radius); d += 1) {
+        const k = at + d * step;
+        if (tops[k] > most) most = tops[k];
+        if (bottoms[k] < least) least = bottoms[k];
       }
+      high[at + i * step] = most;
+      low[at + i * step] = least;
     }
-    return out;
-  };
-  return pass(pass(src, w, 1, h, w), h, w, w, 1);
+  }
+  return [high, low];
 }
 
 /** 0..1: how near an edge of the model's answer is; 0 where it is flat all around. */
 export function edgeOf(prob, h, w, radius) {
-  const high = extreme(prob, h, w, 2 * radius, (a, b) => (a > b ? a : b));
-  const low = extreme(prob, h, w, 2 * radius, (a, b) => (a < b ? a : b));
+  const rows = extremes(prob, prob, 2 * radius, h, w, w, 1);
+  const [high, low] = extremes(...rows, 2 * radius, w, 1, h, w);
   return box(high.map((value, i) => Math.min(1, Math.max(0, 4 * (value - low[i]) - 0.2))), h, w, 1);
 }
 
@@ -167,16 +168,30 @@ function fitPlanes(prob, guide, h, w, radius, eps) {
   const pairs = [[0, 0], [0, 1], [0, 2], [1, 1], [1, 2], [2, 2]];
   const second = pairs.map(([i, j]) => mean(times(guide[i], guide[j])));
   const planes = Array.from({ length: 5 }, () => new Float32Array(h * w));
+  const [[mr, mg, mb], [cr, cg, cb], [srr, srg, srb, sgg, sgb, sbb]] = [m, cross, second];
   for (let k = 0; k < h * w; k += 1) {
-    const [rr, rg, rb, gg, gb, bb] = pairs.map(([i, j], n) => second[n][k] - m[i][k] * m[j][k] + (i === j ? eps : 0));
-    const [r, g, b] = [0, 1, 2].map((i) => cross[i][k] - m[i][k] * p[k]);
-    const [irr, irg, irb] = [gg * bb - gb * gb, gb * rb - rg * bb, rg * gb - gg * rb];
-    const [igg, igb, ibb] = [rr * bb - rb * rb, rg * rb - rr * gb, rr * gg - rg * rg];
+    const rr = srr[k] - mr[k] * mr[k] + eps;
+    const gg = sgg[k] - mg[k] * mg[k] + eps;
+    const bb = sbb[k] - mb[k] * mb[k] + eps;
+    const rg = srg[k] - mr[k] * mg[k];
+    const rb = srb[k] - mr[k] * mb[k];
+    const gb = sgb[k] - mg[k] * mb[k];
+    const r = cr[k] - mr[k] * p[k];
+    const g = cg[k] - mg[k] * p[k];
+    const b = cb[k] - mb[k] * p[k];
+    const irr = gg * bb - gb * gb;
+    const irg = gb * rb - rg * bb;
+    const irb = rg * gb - gg * rb;
+    const igb = rg * rb - rr * gb;
     const det = rr * irr + rg * irg + rb * irb;
-    const a = [irr * r + irg * g + irb * b, irg * r + igg * g + igb * b, irb * r + igb * g + ibb * b].map((v) => v / det);
-    for (let i = 0; i < 3; i += 1) planes[i][k] = a[i];
-    planes[3][k] = p[k] - a[0] * m[0][k] - a[1] * m[1][k] - a[2] * m[2][k];
-    planes[4][k] = Math.max(0, square[k] - p[k] * p[k] - a[0] * r - a[1] * g - a[2] * b);
+    const ar = (irr * r + irg * g + irb * b) / det;
+    const ag = (irg * r + (rr * bb - rb * rb) * g + igb * b) / det;
+    const ab = (irb * r + igb * g + (rr * gg - rg * rg) * b) / det;
+    planes[0][k] = ar;
+    planes[1][k] = ag;
+    planes[2][k] = ab;
+    planes[3][k] = p[k] - ar * mr[k] - ag * mg[k] - ab * mb[k];
+    planes[4][k] = Math.max(0, square[k] - p[k] * p[k] - ar * r - ag * g - ab * b);
   }
   return planes;
 }
@@ -291,9 +306,13 @@ function distance(mask, h, w) {
   const W = w + 2;
   const visit = (y, x, ahead) => {
     const k = (y + 1) * W + x + 1;
-    if (!mask[y * w + x]) d[k] = 0;
-    else d[k] = Math.min(d[k], d[k - ahead] + straight, d[k - ahead * W] + straight, d[k - ahead * (W - 1)] + slant,
-      d[k - ahead * (W + 1)] + slant);
+    if (!mask[y * w + x]) {
+      d[k] = 0;
+      return;
+    }
+    const before = Math.min(d[k - ahead], d[k - ahead * W]) + straight;
+    const across = Math.min(d[k - ahead * (W - 1)], d[k - ahead * (W + 1)]) + slant;
+    d[k] = Math.min(d[k], before, across);
   };
   for (let y = 0; y < h; y += 1) for (let x = 0; x < w; x += 1) visit(y, x, 1);
   for (let y = h - 1; y >= 0; y -= 1) for (let x = w - 1; x >= 0; x -= 1) visit(y, x, -1);
@@ -339,11 +358,14 @@ export async function secondLook(prob, h, w, img, H, W, look) {
   for (const [top, left, right] of edgeStrips(band, H, W)) {
     const [sh, sw] = [TILE + 2 * MARGIN, right - left + 2 * MARGIN];
     const strip = new Uint8Array(sh * sw * 3);
+    const columns = Int32Array.from({ length: sw }, (_, x) => mirrored(left + x - MARGIN, W));
     for (let y = 0, to = 0; y < sh; y += 1) {
       const row = mirrored(top + y - MARGIN, H) * W;
       for (let x = 0; x < sw; x += 1, to += 3) {
-        const at = 3 * (row + mirrored(left + x - MARGIN, W));
-        strip.set(img.subarray(at, at + 3), to);
+        const at = 3 * (row + columns[x]);
+        strip[to] = img[at];
+        strip[to + 1] = img[at + 1];
+        strip[to + 2] = img[at + 2];
       }
     }
     const seen = await look(strip, sh, sw);
