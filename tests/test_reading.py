@@ -31,6 +31,7 @@ PARTS = {  # name -> why one reads it, and the notebooks, by the beginning of th
     "The sphere": ("Panoramas and fisheyes, and what climate research and ecology measure in them.", ("sphere",)),
     "Folders and the command": ("Many pictures, a job that survives a kill, and the words one types.",
                                 ("17", "18", "19", "commands", "20")),
+    "A service": ("Masks over HTTP, for programs that install nothing.", ("serve",)),
 }
 
 
