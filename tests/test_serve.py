@@ -27,7 +27,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from test_bad_images import png_header
 
 from skysky import Segmenter, read_image
-from skysky.images import mask_bytes
+from skysky.outputs import mask_bytes
 from skysky.scenes import render_scene
 from skysky.serve.answers import answer, wanted
 
