@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'MIN_SIDE', 'OUTPUTS', 'SKY_COLOR', 'LAYOUTS', 'UNSURE', 'stored_view', 'opened_image', 'read_image',
-           'image_size', 'is_whole', 'orientation', 'image_names', 'find_images', 'write_image', 'overlay', 'Layout',
-           'layout_of', 'output_folder', 'distinct_stems', 'output_name', 'check_bare', 'output_names', 'cutout',
-           'newsky', 'write_mask']
+           'image_size', 'is_whole', 'orientation', 'image_suffixes', 'image_names', 'find_images', 'image_bytes',
+           'write_image', 'overlay', 'Layout', 'layout_of', 'output_folder', 'distinct_stems', 'output_name',
+           'check_bare', 'output_names', 'cutout', 'newsky', 'mask_bytes', 'write_mask']
 
 # %% ../nbs/01_images.ipynb #00000002
 import glob
@@ -33,6 +33,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from .compositing import LIGHT, NEW_SKY, foreground, replace_sky
 from .core import MARK, SkyError, atomic_write, is_ours, is_out_of_memory, limit
 from .decode import decode_jpeg, jpeg_picture, png_chunks
+from .raw_photos import RAW_ADVICE, RAW_SUFFIXES, RawImage, can_develop, is_raw
 
 # %% ../nbs/01_images.ipynb #00000005
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".avif", ".heic", ".heif",
@@ -42,12 +43,9 @@ MIN_SIDE = 8  # px: below this nobody can say what is sky
 OUTPUTS = {"mask": "_mask.png", "prob": "_prob.png", "prob16": "_prob16.png", "overlay": "_overlay.jpg",
            "cutout": "_cutout.png", "newsky": "_newsky.jpg"}  # what a run can write for x.jpg: x_mask.png and so on
 
-# Only these decoders run: others that Pillow knows start programs. A raw photo's thumbnail would pass for the picture.
+# Only these decoders run: others that Pillow knows start programs.
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "JPEG2000", "AVIF", "HEIF", "PPM")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"heif")
-_RAW_SUFFIXES = (".dng", ".nef", ".nrw", ".cr2", ".cr3", ".crw", ".arw", ".srf", ".sr2", ".orf", ".rw2", ".raw", ".raf",
-                 ".pef", ".srw", ".x3f", ".3fr", ".fff", ".iiq", ".erf", ".kdc", ".dcr", ".mrw", ".mef", ".mos", ".rwl",
-                 ".gpr")
 _OTHER_SUFFIXES = (".jxl", ".psd", ".psb", ".tga", ".exr", ".hdr", ".dds", ".pfm", ".pam", ".ico", ".pcx", ".xcf",
                    ".kra", ".svg", ".svgz", ".eps", ".ai", ".insp", ".flif", ".bpg", ".wdp", ".jxr", ".fits", ".fit",
                    ".qoi")
@@ -61,8 +59,6 @@ def _stream(source, name):
         raise SkyError(f"{type(source).__name__}: not a picture; give a path, bytes, a PIL image or a uint8 array")
     if re.match(r"[a-z]+://", name, re.I): raise SkyError(f"{name}: addresses are not read; download the picture first")
     path = Path(os.path.expanduser(source))
-    if path.suffix.lower() in _RAW_SUFFIXES:
-        raise SkyError(f"{name}: a raw photo; develop it to JPEG, PNG or TIFF first")
     try:
         if path.is_dir(): raise SkyError(f"{name}: a folder; name a picture in it")
         if not path.exists(): raise SkyError(f"{name}: no such file; check the path")
@@ -108,7 +104,10 @@ def _open(stream, name):
         except ImportError as e: raise SkyError(f"{name}: HEIC needs a package; run: pip install pillow-heif") from e
         register_heif_opener()
     Image.init()
-    try: return Image.open(stream, formats=[f for f in _FORMATS if f in Image.OPEN])
+    try:
+        if is_raw(stream, name): return RawImage(stream, name)
+        return Image.open(stream, formats=[f for f in _FORMATS if f in Image.OPEN])
+    except SkyError: raise
     except UnidentifiedImageError as e:
         raise SkyError(f"{name}: not a picture that can be read; save it as JPEG or PNG") from e
     except Exception as e: raise _damaged(name, e) from e
@@ -309,6 +308,11 @@ def _sorted(names):
     return sorted(names, key=key)
 
 
+def image_suffixes() -> tuple[str, ...]:
+    "The suffixes of files that a search takes for pictures."
+    return IMAGE_SUFFIXES + (RAW_SUFFIXES if can_develop() else ())
+
+
 def _walk(root, say):
     "The files below a folder, as paths relative to it; links are followed, hidden names are not."
     def refuse(e):
@@ -331,7 +335,7 @@ def _left_out(
 ) -> list[str]:  # lines
     "What a search has passed over."
     lines = []
-    for kinds, what, do in ((_RAW_SUFFIXES, "raw photo", "develop to JPEG, PNG or TIFF first"),
+    for kinds, what, do in ((() if can_develop() else RAW_SUFFIXES, "raw photo", RAW_ADVICE),
                             (_OTHER_SUFFIXES, "picture", "save as JPEG, PNG or TIFF first"),
                             (_ARCHIVE_SUFFIXES, "archive", "unpack first")):
         count = {suffix: n for suffix, n in suffixes.items() if suffix in kinds}
@@ -356,14 +360,14 @@ def _search(source, say):
             found = [os.path.relpath(p, root or ".") for p in matches if not os.path.isdir(p)]
         else: raise SkyError(f"{source}: no such file or folder; check the path")
     except (OSError, ValueError) as e: raise SkyError(f"{source}: cannot be searched ({e}); check the path") from e
-    suffixes, wanted = list(map(_suffix, found)), set(IMAGE_SUFFIXES)
+    suffixes, wanted = list(map(_suffix, found)), set(image_suffixes())
     names = _sorted(name for name, suffix in zip(found, suffixes, strict=True) if suffix in wanted)
     return root, names, _left_out(Counter(suffixes))
 
 
 def _check_found(source, names, lines, say):
     if not names:
-        why = ", ".join(lines or ()) or f"they end in {' '.join(IMAGE_SUFFIXES)}"
+        why = ", ".join(lines or ()) or f"they end in {' '.join(image_suffixes())}"
         raise SkyError(f"{source}: no pictures there; {why}")
     for line in lines or (): say(f"{source}: {line}")
 
@@ -420,17 +424,16 @@ def _grey_png(
                                              if body or kind == b"IEND")
 
 
-def write_image(
+def image_bytes(
     img: np.ndarray,  # H,W | H,W,3 RGB | H,W,4 RGBA, uint8; H,W uint16 for .png and .tif
-    path: str | os.PathLike,  # .png .jpg .webp .tif .bmp; missing folders are made
-    suffix: str | None = None,  # the format, where the name of the file must say otherwise
+    suffix: str,  # .png .jpg .webp .tif .bmp
     flat: bool = False,  # `img` is H,W uint8 in large flat areas, as masks are: a .png takes a third of the time
     ours: bool = False,  # `img` is what skysky found out: mark it as `skysky.core.is_ours` knows it
     exif: Image.Exif | None = None,  # what else is known of the picture; left out where the format has no place
     icc_profile: bytes | None = None,  # of the colours of `img`; None: sRGB, as everybody takes it
-):
-    "Write a picture: the whole file, or nothing."
-    suffix = (suffix or Path(path).suffix).lower()
+    path: str | os.PathLike = "the picture",  # what an error calls it
+) -> bytes | memoryview:
+    "The file of a picture."
     if suffix not in _WRITERS: raise SkyError(f"{path}: unknown suffix {suffix!r}; use one of {' '.join(_WRITERS)}")
     fmt, options = _WRITERS[suffix]
     if img.dtype not in (np.uint8, np.uint16): raise SkyError(f"{path}: a picture is uint8 or uint16, not {img.dtype}")
@@ -445,16 +448,25 @@ def write_image(
         text.add_text("Software", MARK)
     if fmt == "TIFF" and (_EXIF_IFD in exif or _GPS_IFD in exif): options = {}  # Pillow compresses without these only
     exif = exif.tobytes() if len(exif) else b""
-    with atomic_write(path) as tmp:
-        if flat and fmt == "PNG":
-            return tmp.write_bytes(_grey_png(img, f"Software\0{MARK}".encode() if ours else b"", exif[6:]))
-        try:
-            to = BytesIO() if fmt == "TIFF" else tmp  # libtiff opens names in UTF-8 only
-            Image.fromarray(img).save(to, fmt, **options, pnginfo=text, exif=exif, icc_profile=icc_profile)
-            if fmt == "TIFF": tmp.write_bytes(to.getbuffer())
-            if ours and fmt == "BMP":  # has no place for a text: readers stop at the size that its header states
-                with tmp.open("ab") as f: f.write(MARK.encode())
-        except (ValueError, TypeError) as e: raise SkyError(f"{path}: not written as {fmt} ({e}); use .png") from e
+    if flat and fmt == "PNG": return _grey_png(img, f"Software\0{MARK}".encode() if ours else b"", exif[6:])
+    to = BytesIO()
+    try: Image.fromarray(img).save(to, fmt, **options, pnginfo=text, exif=exif, icc_profile=icc_profile)
+    except (ValueError, TypeError) as e: raise SkyError(f"{path}: not written as {fmt} ({e}); use .png") from e
+    if ours and fmt == "BMP":  # has no place for a text: readers stop at the size that its header states
+        to.seek(0, os.SEEK_END)
+        to.write(MARK.encode())
+    return to.getbuffer()
+
+
+def write_image(
+    img: np.ndarray,  # see `image_bytes`
+    path: str | os.PathLike,  # .png .jpg .webp .tif .bmp; missing folders are made
+    suffix: str | None = None,  # the format, where the name of the file must say otherwise
+    *how, **options,  # the rest that `image_bytes` takes
+):
+    "Write a picture: the whole file, or nothing."
+    data = image_bytes(img, (suffix or Path(path).suffix).lower(), *how, path=path, **options)
+    with atomic_write(path) as tmp: tmp.write_bytes(data)
 
 # %% ../nbs/01_images.ipynb #00000024
 SKY_COLOR = (255, 0, 128)  # RGB
@@ -702,17 +714,17 @@ def _carried(im, stream, shape):
     return exif, icc
 
 
-def write_mask(
+def mask_bytes(
     sky,  # a `skysky.mask.SkyMask`
-    path: str | os.PathLike,
     kind: str = "mask",  # a key of `OUTPUTS`; prob and prob16 are soft, of 8 and 16 bits, cutout is RGBA
     image=None,  # what `read_image` takes, for what is painted; a file also gives its EXIF and its orientation
     layout: str | Layout = "skysky",  # decides the values of a mask, and whether it lies on stored pixels
     ignored: np.ndarray | None = None,  # H,W bool: what a mask leaves out beside the sky (persons, cars)
+    path: str | os.PathLike | None = None,  # whose suffix is the format; None: as `OUTPUTS` says
     **options,
-):
-    "Write one kind of output of `sky`; `options` are those of its method, for overlay, cutout and newsky."
-    _pick(OUTPUTS, kind, "output")
+) -> bytes | memoryview:
+    "The file of one kind of output of `sky`; `options` are those of its method, for overlay, cutout and newsky."
+    path = f"the picture{_pick(OUTPUTS, kind, 'output')}" if path is None else path
     layout, suffix = layout_of(layout), Path(path).suffix.lower()
     painted, code, exif, icc = kind in ("overlay", "cutout", "newsky"), 1, None, None
     if painted and image is None: raise SkyError(f"{kind} needs the picture: pass image=")
@@ -729,4 +741,14 @@ def write_mask(
             if not (painted or layout.upright): code = _orientation(im, stream)
             img = np.ascontiguousarray(stored_view(img, code))
             exif, icc = _carried(im, stream, img.shape)
-    write_image(img, path, suffix, kind == "mask", True, exif, icc if painted else None)
+    return image_bytes(img, suffix, kind == "mask", True, exif, icc if painted else None, path)
+
+
+def write_mask(
+    sky,  # see `mask_bytes`
+    path: str | os.PathLike,
+    *what, **options,  # the rest that `mask_bytes` takes
+):
+    "Write one kind of output of `sky`: the whole file, or nothing."
+    data = mask_bytes(sky, *what, path=path, **options)
+    with atomic_write(path) as tmp: tmp.write_bytes(data)

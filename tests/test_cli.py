@@ -281,10 +281,10 @@ def test_project_folder_of_another_program(tmp_path, model):
 def test_what_is_left_out_is_said(tmp_path, model):
     photo(tmp_path/"in/a.jpg")
     photo(tmp_path/"in/b.jfif.png").rename(tmp_path/"in/b.jfif")
-    (tmp_path/"in/c.DNG").write_bytes(b"raw")
+    (tmp_path/"in/c.PSD").write_bytes(b"8BPS")
     run = skysky("mask", "in", "--model", model, cwd=tmp_path)
     assert run.returncode == 0 and "2 of 2 done" in run.stdout and run.stderr == ""
-    assert any("1 raw photo left out" in line for line in run.stdout.splitlines())
+    assert any("1 picture left out (.psd)" in line for line in run.stdout.splitlines())
     assert skysky("mask", "in", "--model", model, "-q", cwd=tmp_path).stdout == ""
 
 
