@@ -47,7 +47,8 @@ from ..kept import measured_once
 from ..measure.metrics import Counts, boundary_f1, false_alarms, iou
 from .augment import CROP_SCALE, Normalize, compose, reference_tfms, strong_tfms
 from .augment import to_float as batch_to_float
-from .data import RenderedScenes, TaughtPictures, check_dataset, open_dataset, sky_dls
+from .data import check_dataset, sky_dls
+from .known import RenderedScenes, TaughtPictures, open_dataset
 from .models import ARCHS, load_checkpoint, read_checkpoint, save_checkpoint, sensible
 from ..weights import cache_folder, model_card, read_text_file
 
@@ -75,7 +76,9 @@ class SetSpec:
     match: str | None = None  # regular expression: only images whose name it finds
     labels: Literal["files", "none"] = "files"  # none: pictures without labels, which `teachers` label
     teachers: list[str] = field(default_factory=list)  # of pictures without labels: exported models
-    void: bool = True  # Cityscapes: ids 0, 2, 3 are void (False: "other", the reference's convention)
+    void: bool | str = True  # Cityscapes: ids 0, 2, 3 are void (False: "other", as in the reference); or a colour
+    sky: str = ""  # colour or grey that is sky, a class of polygons; empty: what is usual
+    layout: str = ""  # of masks that `skysky mask` wrote: see `skysky.images.LAYOUTS`
     scenes: int = 0  # number of rendered scenes
     seed: int = 0  # seed of the first one
     weight: float = 1.  # share of the draws
@@ -132,7 +135,9 @@ def _checked(value, hint, key: str):
     "`value` as the type `hint`, or an error that names `key`."
     origin, args, said = get_origin(hint), get_args(hint), reprlib.repr(value)
     wrong = SkyError(f"config key {key!r}: {said} is not {hint.__name__ if type(hint) is type else hint}")
-    if origin is UnionType: return None if value is None else _checked(value, args[0], key)
+    if origin is UnionType:
+        if value is None and None.__class__ in args: return None
+        return _checked(value, type(value) if type(value) in args else args[0], key)
     if origin is Literal:
         if value not in args: raise SkyError(f"config key {key!r}: {said} is none of {', '.join(args)}")
         return value
@@ -203,7 +208,7 @@ def _open_set(spec: SetSpec, config: TrainConfig, say: Callable[[str], None]):
         return RenderedScenes(spec.scenes, config.load_size, spec.seed).subset(match)
     path, skip = Path(config.root, spec.path).expanduser(), config.on_bad == "skip"
     if spec.labels == "none": ds = TaughtPictures(path, spec.teachers)
-    else: ds = open_dataset(path, spec.split, skip, spec.void)
+    else: ds = open_dataset(path, spec.split, skip, spec.void, spec.sky, spec.layout)
     ds = ds.subset(match)
     if skip and spec.labels == "files":
         report = check_dataset(ds)
