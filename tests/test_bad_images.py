@@ -17,17 +17,10 @@ from PIL import Image, ImageCms
 
 from skysky import SkyMask
 from skysky.core import LIMITS, MARK, SkyError, atomic_write, check_outputs, is_ours
-from skysky.images import (
-    IMAGE_SUFFIXES,
-    LAYOUTS,
-    OUTPUTS,
-    find_images,
-    orientation,
-    output_names,
-    read_image,
-    stored_view,
-    write_image,
-)
+from skysky.images import IMAGE_SUFFIXES, orientation, read_image, stored_view
+from skysky.layouts import LAYOUTS, OUTPUTS, output_names
+from skysky.search import find_images
+from skysky.write_images import write_image
 
 RNG = np.random.default_rng(0)
 IMG = cv2.resize(RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8), (80, 60), interpolation=cv2.INTER_CUBIC)

@@ -19,7 +19,7 @@ PARTS = {  # name -> why one reads it, and the notebooks, by the beginning of th
     "A picture and its mask": ("What a picture is before anything looks at it, what a mask is, and how one is kept.",
                                ("00", "01", "02_", "02d", "02e")),
     "The model, used": ("One exported file, the engines that run it, and the one call that everything else makes.",
-                        ("02a", "02b", "02c", "03", "04", "05")),
+                        ("02", "03", "04", "05")),
     "Scenes": ("Pictures with exact masks, any number, without a licence: drawn by rules, from sky to window.",
                ("scenes",)),
     "How exact": ("Scores that can be compared, how sure they are, and a report that hides no failure.",

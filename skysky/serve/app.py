@@ -28,8 +28,8 @@ import numpy as np
 
 import skysky
 from ..core import LIMITS, Limit, SkyError, limit
-from ..engines import usable_threads
 from ..images import image_size
+from ..processor import usable_threads
 from ..segment import MAX_AHEAD, Segmenter
 from .addresses import fetch_public, is_public
 from .answers import JSON, Refused, answer, wanted
