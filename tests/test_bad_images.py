@@ -519,7 +519,7 @@ def test_limits_can_be_changed(tmp_path, monkeypatch):
 
 def test_every_limit_is_stated():
     "SECURITY.md has the table of `skysky.core.LIMITS`, to which modules add their own."
-    for module in ("weights", "video", "camera", "widgets"): importlib.import_module(f"skysky.{module}")
+    for module in ("weights", "video", "camera", "widgets", "serve"): importlib.import_module(f"skysky.{module}")
     text = (Path(__file__).parent.parent/"SECURITY.md").read_text(encoding="utf-8")
     for name, (value, unit, what) in LIMITS.items():
         assert f"| `SKYSKY_MAX_{name}` | {value:,.0f} {unit} | {what} |" in text
