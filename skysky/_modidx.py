@@ -1338,6 +1338,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'skysky.train.export.export_model': ('train/export.html#export_model', 'skysky/train/export.py'),
                                      'skysky.train.export.export_onnx': ('train/export.html#export_onnx', 'skysky/train/export.py'),
                                      'skysky.train.export.halve_weights': ('train/export.html#halve_weights', 'skysky/train/export.py'),
+                                     'skysky.train.export.learnt_from': ('train/export.html#learnt_from', 'skysky/train/export.py'),
                                      'skysky.train.export.quantize': ('train/export.html#quantize', 'skysky/train/export.py'),
                                      'skysky.train.export.whole_weights': ('train/export.html#whole_weights', 'skysky/train/export.py')},
             'skysky.train.known': { 'skysky.train.known.CityscapesSky': ('train/known.html#cityscapessky', 'skysky/train/known.py'),
