@@ -21,12 +21,14 @@ import numpy as np
 from PIL import Image
 
 from .core import SkyError, check_outputs, is_ours, printable
-from .images import image_suffixes, is_whole, layout_of
+from .images import is_whole
+from .layouts import layout_of
 from .manifest import MANIFEST, Manifest, stamp, unchanged
 from .mask import SkyMask
 from .mattes import NO_EDITS, Edits
 from .model_file import model_sha256
 from .parquet import open_table
+from .search import image_suffixes
 from .segment import Segmenter
 from .sources import NOTHING, Plan, address_name, default_output, is_elsewhere, make_ready, take_in, watch
 from .weights import check_model_files
@@ -107,7 +109,7 @@ def model_settings(seg: Segmenter) -> dict:
 
 def job_settings(
     seg: Segmenter,
-    layout,  # see `skysky.images.layout_of`
+    layout,  # see `skysky.layouts.layout_of`
     edits: Edits,
 ) -> dict:
     "All that outputs depend on, beside the picture."
@@ -120,8 +122,8 @@ class Job:
     def __init__(self,
                  sources: str | os.PathLike | Iterable[str],  # see `take_in`; a folder that fills, for `fills`
                  out: str | os.PathLike | None = None,  # folder of the outputs, see `default_output`; one file for one
-                 kinds: Iterable[str] = ("mask",),  # keys of `skysky.images.OUTPUTS`
-                 layout="skysky",  # see `skysky.images.layout_of`
+                 kinds: Iterable[str] = ("mask",),  # keys of `skysky.layouts.OUTPUTS`
+                 layout="skysky",  # see `skysky.layouts.layout_of`
                  redo: str = "all",  # "all", "changed" or "missing"
                  retry: bool = False,  # with "changed": also the pictures that could not be read
                  overwrite: bool = False,  # permit to replace files that skysky did not write; never a picture

@@ -16,7 +16,8 @@ from pathlib import Path
 from .core import SkyError, check_outputs, is_ours, is_stream
 from .defaults import SMOOTHING
 from .frames import ALPHA_OUTPUTS
-from .images import distinct_stems, natural_order
+from .layouts import distinct_stems
+from .search import natural_order
 from .jobs import Outcome, check_places, failure_kind, model_settings, refuse_picture
 from .manifest import Manifest, stamp, unchanged
 from .segment import Segmenter

@@ -520,7 +520,7 @@ CONFIGS = {
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_bad_config_is_refused_in_a_line(tmp_path, monkeypatch, name):
-    from skysky.train.learner import load_config
+    from skysky.train.config import load_config
     monkeypatch.chdir(tmp_path)
     text = CONFIGS[name]
     (tmp_path/"c.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())

@@ -161,8 +161,8 @@ def video(ctx, sources, out, save, every, sharpest, suffix, rate, smooth, table,
     --layout has them. Those of a sequence are copied to -o; without it, the masks of its own pictures are written.
     """
     from skysky.core import SkyError
-    from skysky.images import natural_order
     from skysky.jobs import refuse_picture
+    from skysky.search import natural_order
     from skysky.sequence import find_frames
     from skysky.video import video_segmenter
     from skysky.video_jobs import VideoJob, are_videos
