@@ -14,6 +14,7 @@ from .commands.console import Commands, echo
 from .commands.machine import bench, lab, live, models
 from .commands.motion import camera, video
 from .commands.pictures import mask, show_status
+from .commands.service import serve
 from .commands.sphere import sphere
 from .commands.training import data, evaluate, export, quantize, train
 
@@ -27,5 +28,5 @@ def main():
     warnings.showwarning = lambda message, *_, **__: echo(f"skysky: {message}", err=True)
 
 for command in (mask, show_status, video, camera, sphere, train, evaluate, export, quantize, data, bench, models, lab,
-                live):
+                live, serve):
     main.add_command(command)

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'MIN_SIDE', 'OUTPUTS', 'SKY_COLOR', 'LAYOUTS', 'UNSURE', 'stored_view', 'opened_image', 'read_image',
            'image_size', 'is_whole', 'orientation', 'natural_order', 'image_suffixes', 'image_names', 'find_images',
-           'write_image', 'overlay', 'Layout', 'layout_of', 'output_folder', 'distinct_stems', 'output_name',
-           'check_bare', 'output_names', 'cutout', 'newsky', 'mask_orientation', 'write_mask']
+           'image_bytes', 'write_image', 'overlay', 'Layout', 'layout_of', 'output_folder', 'distinct_stems',
+           'output_name', 'check_bare', 'output_names', 'cutout', 'newsky', 'mask_orientation', 'mask_bytes',
+           'write_mask']
 
 # %% ../nbs/01_images.ipynb #00000002
 import glob
@@ -424,17 +425,16 @@ def _grey_png(
                                              if body or kind == b"IEND")
 
 
-def write_image(
+def image_bytes(
     img: np.ndarray,  # H,W | H,W,3 RGB | H,W,4 RGBA, uint8; H,W uint16 for .png and .tif
-    path: str | os.PathLike,  # .png .jpg .webp .tif .bmp; missing folders are made
-    suffix: str | None = None,  # the format, where the name of the file must say otherwise
+    suffix: str,  # .png .jpg .webp .tif .bmp
     flat: bool = False,  # `img` is H,W uint8 in large flat areas, as masks are: a .png takes a third of the time
     ours: bool = False,  # `img` is what skysky found out: mark it as `skysky.core.is_ours` knows it
     exif: Image.Exif | None = None,  # what else is known of the picture; left out where the format has no place
     icc_profile: bytes | None = None,  # of the colours of `img`; None: sRGB, as everybody takes it
-):
-    "Write a picture: the whole file, or nothing."
-    suffix = (suffix or Path(path).suffix).lower()
+    path: str | os.PathLike = "the picture",  # what an error calls it
+) -> bytes | memoryview:
+    "The file of a picture."
     if suffix not in _WRITERS: raise SkyError(f"{path}: unknown suffix {suffix!r}; use one of {' '.join(_WRITERS)}")
     fmt, options = _WRITERS[suffix]
     if img.dtype not in (np.uint8, np.uint16): raise SkyError(f"{path}: a picture is uint8 or uint16, not {img.dtype}")
@@ -449,16 +449,25 @@ def write_image(
         text.add_text("Software", MARK)
     if fmt == "TIFF" and (_EXIF_IFD in exif or _GPS_IFD in exif): options = {}  # Pillow compresses without these only
     exif = exif.tobytes() if len(exif) else b""
-    with atomic_write(path) as tmp:
-        if flat and fmt == "PNG":
-            return tmp.write_bytes(_grey_png(img, f"Software\0{MARK}".encode() if ours else b"", exif[6:]))
-        try:
-            to = BytesIO() if fmt == "TIFF" else tmp  # libtiff opens names in UTF-8 only
-            Image.fromarray(img).save(to, fmt, **options, pnginfo=text, exif=exif, icc_profile=icc_profile)
-            if fmt == "TIFF": tmp.write_bytes(to.getbuffer())
-            if ours and fmt == "BMP":  # has no place for a text: readers stop at the size that its header states
-                with tmp.open("ab") as f: f.write(MARK.encode())
-        except (ValueError, TypeError) as e: raise SkyError(f"{path}: not written as {fmt} ({e}); use .png") from e
+    if flat and fmt == "PNG": return _grey_png(img, f"Software\0{MARK}".encode() if ours else b"", exif[6:])
+    to = BytesIO()
+    try: Image.fromarray(img).save(to, fmt, **options, pnginfo=text, exif=exif, icc_profile=icc_profile)
+    except (ValueError, TypeError) as e: raise SkyError(f"{path}: not written as {fmt} ({e}); use .png") from e
+    if ours and fmt == "BMP":  # has no place for a text: readers stop at the size that its header states
+        to.seek(0, os.SEEK_END)
+        to.write(MARK.encode())
+    return to.getbuffer()
+
+
+def write_image(
+    img: np.ndarray,  # see `image_bytes`
+    path: str | os.PathLike,  # .png .jpg .webp .tif .bmp; missing folders are made
+    suffix: str | None = None,  # the format, where the name of the file must say otherwise
+    *how, **options,  # the rest that `image_bytes` takes
+):
+    "Write a picture: the whole file, or nothing."
+    data = image_bytes(img, (suffix or Path(path).suffix).lower(), *how, path=path, **options)
+    with atomic_write(path) as tmp: tmp.write_bytes(data)
 
 # %% ../nbs/01_images.ipynb #00000024
 SKY_COLOR = (255, 0, 128)  # RGB
@@ -725,17 +734,17 @@ def mask_orientation(
     with opened_image(picture) as (im, _, stream): return _turned(im, stream, layout)
 
 
-def write_mask(
+def mask_bytes(
     sky,  # a `skysky.mask.SkyMask`
-    path: str | os.PathLike,
     kind: str = "mask",  # a key of `OUTPUTS`; prob and prob16 are soft, of 8 and 16 bits, cutout is RGBA
     image=None,  # what `read_image` takes, for what is painted; a file also gives its EXIF and its orientation
     layout: str | Layout = "skysky",  # decides the values of a mask, and whether it lies on stored pixels
     ignored: np.ndarray | None = None,  # H,W bool: what a mask leaves out beside the sky (persons, cars)
+    path: str | os.PathLike | None = None,  # whose suffix is the format; None: as `OUTPUTS` says
     **options,
-):
-    "Write one kind of output of `sky`; `options` are those of its method, for overlay, cutout and newsky."
-    _pick(OUTPUTS, kind, "output")
+) -> bytes | memoryview:
+    "The file of one kind of output of `sky`; `options` are those of its method, for overlay, cutout and newsky."
+    path = f"the picture{_pick(OUTPUTS, kind, 'output')}" if path is None else path
     layout, suffix = layout_of(layout), Path(path).suffix.lower()
     painted, code, exif, icc = kind in ("overlay", "cutout", "newsky"), 1, None, None
     if painted and image is None: raise SkyError(f"{kind} needs the picture: pass image=")
@@ -752,4 +761,14 @@ def write_mask(
             if not painted: code = _turned(im, stream, layout)
             img = np.ascontiguousarray(stored_view(img, code))
             exif, icc = _carried(im, stream, img.shape)
-    write_image(img, path, suffix, kind == "mask", True, exif, icc if painted else None)
+    return image_bytes(img, suffix, kind == "mask", True, exif, icc if painted else None, path)
+
+
+def write_mask(
+    sky,  # see `mask_bytes`
+    path: str | os.PathLike,
+    *what, **options,  # the rest that `mask_bytes` takes
+):
+    "Write one kind of output of `sky`: the whole file, or nothing."
+    data = mask_bytes(sky, *what, path=path, **options)
+    with atomic_write(path) as tmp: tmp.write_bytes(data)

@@ -108,6 +108,7 @@ class TrainConfig:
     dice_weight: float = 0.  # share of the Dice loss
     edge_weight: float = 0.  # how much more a pixel at the sky's edge counts in the cross-entropy
     teacher: str = ""  # checkpoint or model whose probabilities are learnt beside the labels; empty: none
+    teacher_yields: bool = False  # whether the teacher is not heard where a label contradicts it
     average: float = 0.  # decay per batch of the running average of the weights that is validated and kept; 0: none
     frozen: int = 0  # children of the backbone, from its first, that keep their weights: the costliest to train
     freeze_bn: bool = False  # keep the backbone's batch statistics: for small batches on trained encoders
@@ -235,6 +236,7 @@ class SkyLoss:
     aux_weight: float = .5
     dice_weight: float = 0.
     edge_weight: float = 0.
+    teacher_yields: bool = False  # whether the teacher is not heard where a label contradicts it
 
     def __call__(self,
                  pred: dict[str, torch.Tensor],  # "out" and perhaps "aux" and "teacher": N,2,H,W logits
@@ -247,8 +249,15 @@ class SkyLoss:
         loss = ce(pred["out"])
         if "aux" in pred: loss = loss + self.aux_weight*ce(pred["aux"])
         if self.dice_weight: loss = loss + self.dice_weight*self.dice(pred["out"], targ)
-        if "teacher" in pred: loss = (loss + F.cross_entropy(pred["out"], pred["teacher"].softmax(1)))/2
+        if "teacher" in pred: loss = (loss + self.distance(pred["out"], pred["teacher"], targ))/2
         return loss
+
+    def distance(self, logits: torch.Tensor, teacher: torch.Tensor, targ: torch.Tensor) -> torch.Tensor:
+        "Cross-entropy with the teacher's probabilities, over the pixels for which it is heard."
+        per_pixel = F.cross_entropy(logits, teacher.softmax(1), reduction="none")
+        if not self.teacher_yields: return per_pixel.mean()
+        heard = (targ == IGNORE_INDEX) | (teacher.argmax(1) == targ)
+        return (heard*per_pixel).sum()/heard.sum().clamp(min=1)
 
     def activation(self, pred: dict[str, torch.Tensor]) -> torch.Tensor:  # N,H,W probability of sky
         "fastai's: what the logits mean."
@@ -606,7 +615,7 @@ def sky_learner(
     if config.teacher: cbs.append(Distil(_teacher(config.teacher)))
     say(f"{config.arch} from {model.origin}; {device}, {precision}")
     groups = lambda m: [params(m.backbone), [p for n, p in m.named_parameters() if not n.startswith("backbone.")]]
-    loss = SkyLoss(config.aux_weight, config.dice_weight, config.edge_weight)
+    loss = SkyLoss(config.aux_weight, config.dice_weight, config.edge_weight, config.teacher_yields)
     dls = config_dls(config, device, Normalize(model.mean, model.std), say)
     if not len(dls.train):
         raise SkyError(f"config key 'bs': an epoch draws {dls.train.n} images, too few for one batch of {config.bs}; "
