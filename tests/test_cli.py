@@ -23,9 +23,10 @@ from PIL import Image
 from skysky import read_image
 from skysky.cli import main
 from skysky.core import MARK
-from skysky.images import LAYOUTS, OUTPUTS
+from skysky.layouts import LAYOUTS, OUTPUTS
 from skysky.manifest import MANIFEST
-from skysky.weights import DEFAULT_MODEL, file_sha256
+from skysky.model_file import file_sha256
+from skysky.weights import DEFAULT_MODEL
 
 SKYSKY = [sys.executable, "-c", "from skysky.cli import main; main(prog_name='skysky')"]
 

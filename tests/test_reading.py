@@ -19,7 +19,7 @@ PARTS = {  # name -> why one reads it, and the notebooks, by the beginning of th
     "A picture and its mask": ("What a picture is before anything looks at it, what a mask is, and how one is kept.",
                                ("00", "01", "02_", "02d", "02e")),
     "The model, used": ("One exported file, the engines that run it, and the one call that everything else makes.",
-                        ("02a", "02b", "02c", "03", "04", "05")),
+                        ("02a", "02b", "02c", "02f", "02g", "02h", "03", "04", "05")),
     "Scenes": ("Pictures with exact masks, any number, without a licence: drawn by rules, from sky to window.",
                ("scenes",)),
     "How exact": ("Scores that can be compared, how sure they are, and a report that hides no failure.",
@@ -29,9 +29,9 @@ PARTS = {  # name -> why one reads it, and the notebooks, by the beginning of th
     "How fast": ("Speed beside what the machine can do.", ("measure",)),
     "In the browser": ("Sliders and a live camera.", ("widgets",)),
     "The sphere": ("Panoramas and fisheyes, and what climate research and ecology measure in them.", ("sphere",)),
+    "A service": ("Masks over HTTP, for programs that install nothing.", ("serve",)),
     "Folders and the command": ("Many pictures, a job that survives a kill, and the words one types.",
                                 ("17", "18", "19", "commands", "20")),
-    "A service": ("Masks over HTTP, for programs that install nothing.", ("serve",)),
 }
 
 

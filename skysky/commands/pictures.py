@@ -158,8 +158,8 @@ def mask(ctx, sources, out, save, resume, retry, skip_existing, fills, null, tab
     SKYSKY_MAX_FETCH_BYTES and SKYSKY_MAX_FETCH_SECONDS in the environment change it.
     """
     from skysky.core import SkyError, check_outputs, is_stream, standard_stream
-    from skysky.images import OUTPUTS, layout_of
     from skysky.jobs import Job
+    from skysky.layouts import OUTPUTS, layout_of
     from skysky.transforms import open_transforms
     if skip_existing and (resume or retry): raise click.UsageError("--skip-existing and --resume exclude each other")
     kinds, piped = [kind.strip() for kind in save.split(",")], "-" in sources and not (out or null)

@@ -24,7 +24,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from ..core import SKY, SkyError, atomic_write
-from ..engines import STRIDE, open_engine
+from ..engine import STRIDE
+from ..engines import open_engine
 from ..images import read_image
 from ..model_file import file_sha256
 from ..segment import fit

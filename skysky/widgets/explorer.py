@@ -25,13 +25,15 @@ from fastcore.basics import patch
 from ..compositing import LIGHT, NEW_SKY
 from ..core import LIMITS, Limit, SkyError, check_outputs, limit
 from ..defaults import REFINE_RADIUS
-from ..images import OUTPUTS, SKY_COLOR, layout_of, overlay, read_image, write_image
+from ..images import read_image
+from ..layouts import OUTPUTS, layout_of
 from ..mask import SkyMask
 from ..mattes import feather, grow
 from ..refine import drop_unsure, upsample_guided
 from ..segment import Segmenter
 from ..weights import DEFAULT_MODEL, list_models
 from .page import SAMPLES, STATIC, fit_page, hex_color, rgb_color, to_jpeg
+from ..write_images import SKY_COLOR, overlay, write_image
 
 # %% ../../nbs/widgets/01_explorer.ipynb #0000000d
 class Knobs(NamedTuple):
@@ -68,9 +70,9 @@ VIEWS = {
     "overlay": _View(OUTPUTS["overlay"], _overlay,
                      "painted = overlay(img, sky.mask().astype('float32'), {color}, {opacity!r})\n"
                      "write_image(painted, {file!r}, ours=True)", ("color", "opacity"),
-                     ("skysky.images overlay", "skysky.images write_image")),
+                     ("skysky.write_images overlay", "skysky.write_images write_image")),
     "mask": _View(OUTPUTS["mask"], _mask, "sky.save({file!r}, 'mask', {source}, layout_of(keep={keep!r}))", ("keep",),
-                  ("skysky.images layout_of",), "mask"),
+                  ("skysky.layouts layout_of",), "mask"),
     "probability": _soft("prob"),
     "probability, 16 bit": _soft("prob16"),
     "cut-out": _View(OUTPUTS["cutout"], lambda img, sky, knobs: sky.cutout(img),
