@@ -1563,6 +1563,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'skysky.video_jobs.VideoJob._below': ('video_jobs.html#videojob._below', 'skysky/video_jobs.py'),
                                    'skysky.video_jobs.VideoJob._do': ('video_jobs.html#videojob._do', 'skysky/video_jobs.py'),
                                    'skysky.video_jobs.VideoJob._fail': ('video_jobs.html#videojob._fail', 'skysky/video_jobs.py'),
+                                   'skysky.video_jobs.VideoJob._record': ('video_jobs.html#videojob._record', 'skysky/video_jobs.py'),
                                    'skysky.video_jobs.VideoJob._settled': ('video_jobs.html#videojob._settled', 'skysky/video_jobs.py'),
                                    'skysky.video_jobs.VideoJob._tell': ('video_jobs.html#videojob._tell', 'skysky/video_jobs.py'),
                                    'skysky.video_jobs.VideoJob.files': ('video_jobs.html#videojob.files', 'skysky/video_jobs.py'),
