@@ -17,8 +17,11 @@ import nbformat
 ROOT = Path(__file__).parent.parent
 PARTS = {"nbs": "Modules", "nbs/scenes": "Scenes", "nbs/train": "Train", "nbs/measure": "Measure",
          "nbs/widgets": "Widgets", "nbs/tutorials": "Tutorials"}  # the others follow, under their own names
-TEXTS = {"Design": "docs/design.md", "Contributing": "CONTRIBUTING.md", "What changed": "CHANGELOG.md",
-         "Security": "SECURITY.md", "Threats": "docs/threats.md"}
+TEXTS = {"The book": "docs/book.md", "Design": "docs/design.md", "Contributing": "CONTRIBUTING.md",
+         "What changed": "CHANGELOG.md", "Places": "docs/places.md", "Security": "SECURITY.md",
+         "Threats": "docs/threats.md"}
+TRY = ('<p class="try"><a href="web/index.html">Try it here</a> with a photo, a folder, a video or the camera: it runs '
+       "in your browser, and nothing is sent anywhere.</p>")
 PICTURES = {"image/png": "png", "image/jpeg": "jpg", "image/svg+xml": "svg"}
 LINK = re.compile(r"(\]\(|(?:src|href)=\")(?!https?:|#|data:|mailto:)([^)#\"\s]+)")
 pages, pictures, linked = {}, {}, {}  # address -> text; -> bytes or file; what is made for the sake of a link
@@ -139,7 +142,8 @@ def models():
         heads = ["measured on", *(f.replace("_", " ") for f in figures)]
         lines += ["", f"| {' | '.join(heads)} |", "| --- "*len(heads) + "|"]
         for name, row in metrics.items():
-            shown = (f"{v:.3f}" if isinstance(v, float) and v < 10 else "×".join(map(str, v)) if isinstance(v, list)
+            shown = (f"{v:.3f}" if isinstance(v, float) and v < 10 else
+                     ("–" if isinstance(v[0], float) else "×").join(map(str, v)) if isinstance(v, list)
                      else f"{v:.0f}" if isinstance(v, float) else cell(v) for v in map(row.get, figures))
             lines.append(f"| {name} | {' | '.join(shown)} |")
         lines.append("")
@@ -180,6 +184,8 @@ def layout():
     "Make all pages; answer their order."
     folders, packages = notebooks(), {}
     pages["index.md"] = (ROOT/"README.md").read_text(encoding="utf-8")
+    if (ROOT/"web"/"node_modules").is_dir():  # then `make docs` puts the page for the browser beside these
+        pages["index.md"] = pages["index.md"].replace("\n\n", f"\n\n{TRY}\n\n", 1)
     for paths in folders.values(): pages.update({page(p): notebook_page(p) for p in paths})
     for path in sum(folders.values(), []):
         place = re.search(r"#\| default_exp (\S+)", path.read_text(encoding="utf-8").replace('"', " "))

@@ -19,8 +19,10 @@ import numpy as np
 
 from .compositing import LIGHT, NEW_SKY, sky_part
 from .core import SkyError
-from .images import Layout, orientation, output_name, read_image, stored_view
+from .images import read_image, stored_view
+from .layouts import Layout, output_name
 from .mask import SkyMask
+from .outputs import mask_orientation
 
 # %% ../nbs/02e_mattes.ipynb #mt000005
 class Length(NamedTuple):
@@ -64,8 +66,8 @@ def feather(
 # %% ../nbs/02e_mattes.ipynb #mt00000e
 def find_mask(
     folder: Path,
-    picture: Path,  # below the folder of the pictures, as `skysky.images.find_images` gives it
-    name: Path,  # that `skysky.images.output_names` gives the mask
+    picture: Path,  # below the folder of the pictures, as `skysky.search.find_images` gives it
+    name: Path,  # that `skysky.layouts.output_names` gives the mask
 ) -> Path | None:
     "The mask of a picture among masks that are there."
     stem = picture.stem
@@ -83,7 +85,7 @@ def read_left_out(
 ) -> np.ndarray:  # H,W bool, upright
     "What a mask leaves out. Raises `SkyError` for one of another size."
     mask = read_image(path)[..., 0]
-    if not layout.upright: mask = stored_view(mask, {6: 8, 8: 6}.get(code := orientation(picture), code))
+    mask = stored_view(mask, {6: 8, 8: 6}.get(code := mask_orientation(picture, layout), code))
     if mask.shape != (height, width):
         raise SkyError(f"{path}: {mask.shape[1]}×{mask.shape[0]} px, but its picture {width}×{height}; export it anew")
     if layout.name.endswith("labelIds.png"): return mask == layout.sky

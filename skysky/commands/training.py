@@ -79,7 +79,7 @@ def evaluate(ctx, data, out, split, match, allow_missing, record, overwrite, **m
     evaluated is reported and counted, and the exit status is 1.
     """
     from skysky.measure.evaluate import evaluate
-    from skysky.train.data import open_dataset
+    from skysky.train.known import open_dataset
     from skysky.weights import write_card
     dataset = open_dataset(data, split, allow_missing)
     if match: dataset = dataset.subset(match.search)
@@ -146,8 +146,8 @@ def quantize(model, out, images, count, overwrite):
     from skysky.core import SkyError
     if missing := [package for package in ("torch", "nncf") if not find_spec(package)]:
         raise SkyError(f"int8 needs {' and '.join(missing)}: run `pip install '.[train,quantize]'` in the clone")
-    from skysky.images import find_images
     from skysky.jobs import check_model
+    from skysky.search import find_images
     from skysky.weights import model_card
     card = model_card(model)
     check_model(out, [card.path, card.home], overwrite)
@@ -170,7 +170,8 @@ def data():
 @click.pass_context
 def check(ctx, folder, split):
     "Read every image and label of a set once; list what is missing, unreadable, of unequal size or out of range."
-    from skysky.train.data import check_dataset, open_dataset
+    from skysky.train.data import check_dataset
+    from skysky.train.known import open_dataset
     report = check_dataset(open_dataset(folder, split, allow_missing=True), progress_bar("pairs"))
     echo(*report.text().split("\n"))
     ctx.exit(1 if report.problems else 0)
