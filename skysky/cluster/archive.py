@@ -111,7 +111,7 @@ def _check(source, out, layout, overwrite):
     same = type(source.fs) is type(out.fs)
     if same and f"{out.path}/".startswith(f"{source.path}/"):
         raise SkyError(f"{out.path}: lies in the archive itself, and would be searched with it; name another folder")
-    if layout.bare: raise SkyError("this layout wants all names to differ, which an archive cannot be asked; take another")
+    if layout.bare: raise SkyError("this layout wants all names to differ, which no archive is asked; take another")
     if overwrite or not out.fs.exists(out.path): return
     if not out.fs.isdir(out.path): raise SkyError(f"{out.path}: no folder; name another one")
     found = [p.rstrip("/").rpartition("/")[2] for p in out.fs.ls(out.path, detail=False)]

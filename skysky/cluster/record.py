@@ -66,7 +66,8 @@ class Record:
             with self.place.fs.open(part, "rb") as file:
                 try:
                     table = pq.ParquetFile(file)
-                    if MARK.encode() not in (table.schema_arrow.metadata or {}) or not table.schema_arrow.equals(SCHEMA):
+                    found = table.schema_arrow
+                    if MARK.encode() not in (found.metadata or {}) or not found.equals(SCHEMA):
                         raise SkyError(f"{part}: there, and no table of this kind; name another folder with -o")
                     yield from table.iter_batches()
                 except pa.ArrowException as e: raise SkyError(f"{part}: damaged ({e}); delete it, and --resume") from e

@@ -66,8 +66,8 @@ class Worker:
             todo, rows, missed = {self._path(p["name"], scratch): p for p in pictures}, {}, {}
             def finish(path, img, sky, seconds): return self._finish(path, todo[path], img, sky, seconds, scratch)
             for path, found in self.seg.each(self._ready(todo, missed), finish, self.order.batch):
-                if isinstance(found, Exception): found = self._failure(path, missed.get(path, found), todo[path])
-                rows[path] = found
+                failed = isinstance(found, Exception)
+                rows[path] = self._failure(path, missed.get(path, found), todo[path]) if failed else found
         return pa.Table.from_pylist([self._row(p, rows[path]) for path, p in todo.items()], SCHEMA)
 
     def _path(self, name, scratch):

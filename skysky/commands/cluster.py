@@ -63,8 +63,8 @@ def mask_cluster(ctx, source, out, save, table_only, layout, address, workers, c
     files is written to PLACE/sky: size, share of sky, verdict, horizon, confidence, time, failure, hash of model and
     settings. A picture that fails is a row of it, and the exit status is 1.
     """
-    from skysky.weights import DEFAULT_MODEL
     from skysky.cluster.archive import mask_archive
+    from skysky.weights import DEFAULT_MODEL
     options = {"model": model or DEFAULT_MODEL, "device": "cuda" if gpus and device == "auto" else device,
                "engine": engine, "precision": precision, "size": size, "threshold": threshold,
                "refine": not no_refine, "flip": flip}
