@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from skysky import Segmenter
-from skysky.images import write_image
 from skysky.jobs import mask_folder
+from skysky.write_images import write_image
 
 pytest.importorskip("ray", reason="needs the extra cluster")
 pq = pytest.importorskip("pyarrow.parquet")

@@ -21,9 +21,9 @@ from .places import list_pictures, open_place
 from .record import SCHEMA, Done, Record, write_names
 from .workers import Order, Worker
 from ..core import SkyError
-from ..images import layout_of
 from ..jobs import job_settings
 from ..kept import digest
+from ..layouts import layout_of
 from ..mattes import NO_EDITS, Edits
 from ..segment import Segmenter
 
@@ -63,7 +63,7 @@ def mask_archive(
     out: str | os.PathLike,  # a folder or an address, for outputs and table
     options: dict[str, Any] | None = None,  # of `Segmenter`, for every worker
     kinds=("mask",),  # keys of `skysky.images.OUTPUTS`; none: the table alone
-    layout="skysky",  # see `skysky.images.layout_of`
+    layout="skysky",  # see `skysky.layouts.layout_of`
     edits: Edits = NO_EDITS,
     address: str | None = None,  # see `connected`
     workers: int | None = None,  # at most; None: as many as the cluster has room for

@@ -16,7 +16,8 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from ..core import SkyError, atomic_write, is_ours, without_secrets
-from ..images import distinct_stems, image_suffixes
+from ..layouts import distinct_stems
+from ..search import image_suffixes
 
 # %% ../../nbs/cluster/00_places.ipynb #cl000005
 DRIVERS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs",
@@ -63,7 +64,7 @@ class Listed(NamedTuple):
     name: str  # below the folder of all, with slashes
     size: int  # bytes
     stamp: str  # differs when the picture has changed
-    stem: str | None  # what its outputs are called, see `skysky.images.distinct_stems`; None: its own
+    stem: str | None  # what its outputs are called, see `skysky.layouts.distinct_stems`; None: its own
 
 
 def _stamp(info):

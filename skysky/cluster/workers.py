@@ -20,8 +20,9 @@ import pyarrow as pa
 from .places import Place
 from .record import SCHEMA
 from ..core import SkyError, check_outputs, printable
-from ..images import image_size, layout_of, output_name
+from ..images import image_size
 from ..jobs import failure_kind, picture_row
+from ..layouts import layout_of, output_name
 from ..mattes import NO_EDITS, Edits
 from ..segment import Segmenter
 
@@ -33,7 +34,7 @@ class Order(NamedTuple):
     options: dict[str, Any]  # of `Segmenter`
     settings: str  # hash of the model and all settings
     kinds: tuple[str, ...] = ("mask",)  # keys of `skysky.images.OUTPUTS`
-    layout: Any = "skysky"  # see `skysky.images.layout_of`
+    layout: Any = "skysky"  # see `skysky.layouts.layout_of`
     edits: Edits = NO_EDITS
     overwrite: bool = False  # permit to replace files that skysky did not write
     batch: int | None = None  # see `Segmenter.each`
@@ -42,7 +43,7 @@ class Order(NamedTuple):
 def outputs_of(
     order: Order,
     name: str,  # of a picture
-    stem: str | None = None,  # see `skysky.images.distinct_stems`
+    stem: str | None = None,  # see `skysky.layouts.distinct_stems`
 ) -> dict[str, str]:  # kind -> file below the place of the outputs
     "What is written for a picture."
     return {kind: output_name(name, kind, order.layout, stem) for kind in order.kinds} if order.out else {}
@@ -52,7 +53,7 @@ class Worker:
     "Masks pages of names; opens its model once."
     def __init__(self,
                  order: Order,
-                 count: Callable[[str, float], object] = lambda what, n: None,  # gets pictures, errors, seconds by stage
+                 count: Callable[[str, float], object] = lambda what, n: None,  # gets pictures, errors, seconds
     ):
         self.order, self.count, self.seg = order, count, Segmenter(**order.options)
         self.edits, self.layout = order.edits.for_kinds(list(order.kinds), self.seg), layout_of(order.layout)
