@@ -62,7 +62,7 @@ def mask_archive(
     source: str | os.PathLike,  # a folder or an address, see `open_place`
     out: str | os.PathLike,  # a folder or an address, for outputs and table
     options: dict[str, Any] | None = None,  # of `Segmenter`, for every worker
-    kinds=("mask",),  # keys of `skysky.images.OUTPUTS`; none: the table alone
+    kinds=("mask",),  # keys of `skysky.layouts.OUTPUTS`; none: the table alone
     layout="skysky",  # see `skysky.layouts.layout_of`
     edits: Edits = NO_EDITS,
     address: str | None = None,  # see `connected`

@@ -33,7 +33,7 @@ class Order(NamedTuple):
     out: Place | None  # None: rows alone
     options: dict[str, Any]  # of `Segmenter`
     settings: str  # hash of the model and all settings
-    kinds: tuple[str, ...] = ("mask",)  # keys of `skysky.images.OUTPUTS`
+    kinds: tuple[str, ...] = ("mask",)  # keys of `skysky.layouts.OUTPUTS`
     layout: Any = "skysky"  # see `skysky.layouts.layout_of`
     edits: Edits = NO_EDITS
     overwrite: bool = False  # permit to replace files that skysky did not write
