@@ -46,7 +46,7 @@ CASES = {"nothing goes wrong": {}, "1 % of workers four times as slow": {"slow":
          "lost every 10 min": {"loss": 6}, "spot machines, and 5 % slow": {"loss": .5, "slow": .05}}
 
 if __name__ == "__main__":
-    pictures, workers, seconds = 10_000_000, 1000, .4*BLOCK
+    pictures, workers, seconds = 10_000_000, 1000, .48*BLOCK
     print(f"{pictures:,} pictures on {workers:,} workers, {seconds/BLOCK:g} s a picture\n\n| what happens | hours | "
           "time lost or idle |\n| --- | --- | --- |")
     for name, case in CASES.items():
