@@ -1,4 +1,4 @@
-"""What stragglers, lost machines and pre-emption cost an archive's job: `python docs/scale.py` prints docs/scale.md's table.
+"""What stragglers, lost machines and pre-emption cost an archive: `python docs/scale.py` prints docs/scale.md's table.
 
 Blocks of pictures go to whichever worker is free, as Ray Data hands them out. A worker that is lost loses the block it
 has; the block waits for the next free worker, and another worker stands in its place after a while."""
