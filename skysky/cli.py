@@ -11,6 +11,7 @@ import warnings
 import click
 
 from .commands.console import Commands, echo
+from .commands.fixed import fixed
 from .commands.machine import bench, lab, live, models
 from .commands.motion import camera, video
 from .commands.pictures import mask, show_status
@@ -26,6 +27,6 @@ def main():
     warnings.simplefilter("ignore", FutureWarning)  # one library's remarks on another: nothing that a user can act on
     warnings.showwarning = lambda message, *_, **__: echo(f"skysky: {message}", err=True)
 
-for command in (mask, show_status, video, camera, sphere, train, evaluate, export, quantize, data, bench, models, lab,
+for command in (mask, show_status, video, camera, fixed, sphere, train, evaluate, export, quantize, data, bench, models, lab,
                 live):
     main.add_command(command)

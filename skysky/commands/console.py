@@ -20,7 +20,8 @@ import click
 
 
 # %% ../../nbs/commands/00_console.ipynb #00000005
-_EXTRAS = {"train": ("torch", "torchvision", "fastai", "matplotlib", "onnx", "onnxscript", "safetensors", "yaml"),
+_EXTRAS = {"sun": ("matplotlib", "pvlib", "pandas"),
+           "train": ("torch", "torchvision", "fastai", "onnx", "onnxscript", "safetensors", "yaml"),
            "notebook": ("anywidget", "ipywidgets", "jupyterlab", "voila"), "quantize": ("nncf",)}
 
 def advice(e: BaseException) -> str | None:  # None: a bug, not an error of the user's
