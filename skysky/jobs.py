@@ -101,10 +101,9 @@ def job_settings(
     edits: Edits,
 ) -> dict:
     "All that outputs depend on, beside the picture; what differs by rounding alone, the engine say, does not count."
-    values = {name: getattr(seg, name) for name in ("size", "whole", "threshold", "sure", "refine", "flip")}
     sha256 = seg.card.sha256 or model_sha256(seg.card.path)
     layout = layout if isinstance(layout, str) else list(layout)
-    return {"model": seg.card.name, "sha256": sha256, "layout": layout, **values, **edits.settings()}
+    return {"model": seg.card.name, "sha256": sha256, "layout": layout, **seg.settings(), **edits.settings()}
 
 
 class Job:
@@ -209,7 +208,7 @@ class Job:
 
     def _open(self):
         if not isinstance(self.segmenter, Segmenter): self.segmenter = self.segmenter()
-        if not self.ready: self.ready = self.edits.for_kinds(self.plan.kinds, self.segmenter)
+        if not self.ready: self.ready = self.edits.for_kinds(self.plan.kinds, self.segmenter.of_photos())
         if self.known and not self.settings: self._begin()
         return self.segmenter
 

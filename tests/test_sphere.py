@@ -53,3 +53,22 @@ def test_what_does_not_fit_is_said_in_one_line(panorama, tmp_path, options, why)
     message = str(result.exception) if result.exit_code and not result.output else result.output
     assert result.exit_code and why in message and len(message.strip().splitlines()) == 1
     assert not (tmp_path/"out").exists() or not [*(tmp_path/"out").iterdir()]
+
+
+def test_masks_of_panoramas_and_fisheyes_come_in_every_layout(panorama, tmp_path):
+    "`skysky mask --projection` finds what `skysky sphere` does, and goes on as any other job."
+    up = tmp_path/"up"/"up.png"
+    write_image(draw_street(Fisheye(256, 320))[0], up)
+    def mask(*args): return CliRunner().invoke(main, ["mask", *map(str, args)])
+    for path, projection in ((panorama, "equirectangular"), (up, "fisheye")):
+        out = tmp_path/projection
+        assert run(path, "--projection", projection, "-o", out/"sphere", "-q").exit_code == 0
+        sky = read_image(out/"sphere"/f"{path.stem}_mask.png")[..., 0] > 0
+        command = (path.parent, "--projection", projection, "-o", out, "--layout", "colmap")
+        result = mask(*command)
+        assert result.exit_code == 0, result.output
+        assert (read_image(out/f"{path.name}.png")[..., 0] == 0).tolist() == sky.tolist()
+        assert "1 already there" in mask(*command, "--resume").output
+    assert "already there" not in mask(*command[:1], *command[3:], "--resume").output, "another projection, another mask"
+    assert mask(up, "--circle", "1,2,3").exit_code == 2
+    assert "twice as wide" in mask(up, "--projection", "equirectangular", "-o", tmp_path/"no").output

@@ -19,11 +19,12 @@ from .options import OUT_DEFAULT, model_options, open_segmenter
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("-o", "--out", metavar="DIR", show_default=OUT_DEFAULT, help="Folder for what is written.")
 @click.option("--save", default="mask", metavar="KIND,...",
-              help="What to write, separated by commas, as fixed_mask.png and so on: mask, prob, prob16; overlay, cutout "
-                   "and newsky of the camera's mean picture.")
+              help="What to write, separated by commas, as fixed_mask.png and so on: mask, prob, prob16; overlay, "
+                   "cutout and newsky of the camera's mean picture.")
 @click.option("--csv", "table", metavar="FILE", show_default="fixed.csv in DIR",
-              help="Table with a row a picture: time from EXIF, else of the file; share of sky; how far its mask is from "
-                   "the camera's; whether it counts, or why not; match, shift, contrast, what is hidden, brightness.")
+              help="Table with a row a picture: time from EXIF, else of the file; share of sky; how far its mask is "
+                   "from the camera's; whether it counts, or why not; match, shift, contrast, what is hidden, "
+                   "brightness.")
 @click.option("--plot", metavar="FILE", help="Plot the share of sky over time (.png, .svg).")
 @click.option("--overwrite", is_flag=True,
               help="Replace files that skysky did not write; the pictures themselves are never replaced.")

@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 
 from .console import echo, near
-from .options import OUT_DEFAULT, model_options, open_segmenter
+from .options import OUT_DEFAULT, circle_option, model_options, open_segmenter
 
 
 # %% ../../nbs/commands/02_pictures.ipynb #0000000e
@@ -136,6 +136,10 @@ class _Report:
               help="The sky of --save newsky: a picture, of which the part above its ground is taken, or a colour.")
 @click.option("--light", default=.3, type=click.FloatRange(0, 1), metavar="L",
               help="How much of the new sky's brightness and colour the ground takes on, 0 to 1.")
+@click.option("--projection", type=click.Choice(["perspective", "equirectangular", "fisheye"]), default="perspective",
+              help="How the pictures show the world: as photos do; as a panorama of 360° × 180°, which has no edge at "
+                   "its seam; as a fisheye, outside of whose circle there is no sky. `skysky sphere` measures them.")
+@circle_option
 @click.option("--resume", is_flag=True,
               help="Go on with an earlier run, however it ended: do what is missing, and what has changed since, be it "
                    "the picture, its outputs, the settings or the model. Without it all pictures are done again.")
@@ -163,7 +167,8 @@ class _Report:
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.pass_context
 def mask(ctx, sources, out, save, layout, name, keep, grow, feather, combine, join, sky, light,
-         resume, retry, skip_existing, fills, null, table, as_json, log, overwrite, batch, verbose, quiet, **model):
+         projection, circle, resume, retry, skip_existing, fills, null, table, as_json, log, overwrite, batch, verbose,
+         quiet, **model):
     """Write the sky masks of pictures.
 
     SOURCE is a file, a folder (searched with its subfolders) or a quoted pattern such as "photos/**/*.jpg"; a list of
@@ -182,8 +187,10 @@ def mask(ctx, sources, out, save, layout, name, keep, grow, feather, combine, jo
     from skysky.images import OUTPUTS, layout_of
     from skysky.jobs import Job
     from skysky.mattes import Edits, parse_length, read_sky
+    from skysky.sphere.survey import projected
     from skysky.transforms import open_transforms
     if skip_existing and (resume or retry): raise click.UsageError("--skip-existing and --resume exclude each other")
+    if circle and projection != "fisheye": raise click.UsageError("--circle is of --projection fisheye")
     if name or keep: layout = layout_of(layout, name, keep)
     edits = Edits(parse_length(grow), parse_length(feather), combine and Path(combine), join, read_sky(sky), light)
     kinds, piped = [kind.strip() for kind in save.split(",")], "-" in sources and not (out or null)
@@ -201,10 +208,15 @@ def mask(ctx, sources, out, save, layout, name, keep, grow, feather, combine, jo
         redo = "missing" if skip_existing else "changed" if resume or retry else "all"
         job = stack.enter_context(Job(sources, out, kinds, layout, redo, retry, overwrite, table, null, fills,
                                       [log] if log else [], report.say, edits))
+
+        def opened():
+            seg = open_segmenter(**model, say=report.say, quiet=quiet)
+            return seg if projection == "perspective" else projected(seg, projection, circle=circle)
+
         project = None if fills else open_transforms(job.plan, layout_of(layout))
         if project: check_outputs(project.outputs, [sky], overwrite)
         report.begin(0 if fills else len(job.plan))
-        job.run(lambda: open_segmenter(**model, say=report.say, quiet=quiet), report.tell, batch)
+        job.run(opened, report.tell, batch)
         if project and not job.counts["failed"]: report.say(f"{near(project.write())} names the masks")
         if piped and job.counts["done"]:
             stdout = click.get_binary_stream("stdout")

@@ -13,19 +13,13 @@ from pathlib import Path
 import click
 
 from .console import advice, echo, near
-from .options import OUT_DEFAULT, model_options, open_segmenter
+from .options import OUT_DEFAULT, circle_option, model_options, numbers, open_segmenter
 
 
 # %% ../../nbs/commands/06_sphere.ipynb #sp000001
-def _numbers(ctx, param, value: str | None) -> tuple[float, ...] | None:
-    "The numbers of an option, separated by commas."
-    try: return tuple(float(part) for part in value.split(",")) if value else None
-    except ValueError: raise click.BadParameter(f"{value!r} is no list of numbers; write 352,352,340") from None
-
-
 def _lens(ctx, param, value: str | None):
     "The name of a lens, or its coefficients."
-    return _numbers(ctx, param, value) if value and re.match(r"[-+.\d]", value) else value
+    return numbers(ctx, param, value) if value and re.match(r"[-+.\d]", value) else value
 
 
 @click.command(short_help="Measure the sky of panoramas and fisheyes.")
@@ -39,8 +33,7 @@ def _lens(ctx, param, value: str | None):
                    "k2·a² + ... of the angle a from the axis.")
 @click.option("--fov", type=float, metavar="DEGREES", show_default="180 for a fisheye, 65 for a photo",
               help="Field of view: across a fisheye's image circle, across the width of a photo.")
-@click.option("--circle", callback=_numbers, metavar="X,Y,R", show_default="found",
-              help="Centre and radius of the image circle, in pixels.")
+@circle_option
 @click.option("--heading", type=float, metavar="DEGREES", show_default="the file's own, else 0",
               help="From north over east: where the middle looks to; of an upward fisheye, its top.")
 @click.option("--pitch", type=float, metavar="DEGREES", show_default="90 for a fisheye, else 0",
@@ -68,7 +61,6 @@ def sphere(ctx, sources, projection, out, table, lens, fov, circle, heading, pit
     from skysky.manifest import Table
     from skysky.sources import Plan, default_output, find_sources
     from skysky.sphere.survey import COLUMNS, survey, survey_files
-    if circle and len(circle) != 3: raise SkyError("--circle takes three numbers: x, y and radius, in pixels")
     known, failed = Table(table, COLUMNS, overwrite) if table else None, []
     def say(line): quiet or echo(line, err=known and known.in_stdout)
     def fail(why):
