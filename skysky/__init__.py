@@ -8,11 +8,11 @@ if TYPE_CHECKING:
     from .mask import SkyMask
     from .segment import Segmenter
     from .video import segment_video
-    from .widgets import SkyCamera, SkyExplorer
+    from .widgets import SkyBrush, SkyCamera, SkyExplorer
 
-__all__ = ["Segmenter", "SkyCamera", "SkyExplorer", "SkyMask", "read_image", "segment_video"]
-_HOMES = {"Segmenter": "segment", "SkyCamera": "widgets", "SkyExplorer": "widgets", "SkyMask": "mask",
-          "read_image": "images", "segment_video": "video"}
+__all__ = ["Segmenter", "SkyBrush", "SkyCamera", "SkyExplorer", "SkyMask", "read_image", "segment_video"]
+_HOMES = {"Segmenter": "segment", "SkyBrush": "widgets", "SkyCamera": "widgets", "SkyExplorer": "widgets",
+          "SkyMask": "mask", "read_image": "images", "segment_video": "video"}
 
 
 def __getattr__(name):

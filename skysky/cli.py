@@ -15,6 +15,7 @@ from .commands.fixed import fixed
 from .commands.machine import bench, lab, live, models
 from .commands.motion import camera, video
 from .commands.pictures import mask, show_status
+from .commands.service import serve
 from .commands.sphere import sphere
 from .commands.training import data, evaluate, export, quantize, train
 
@@ -27,6 +28,6 @@ def main():
     warnings.simplefilter("ignore", FutureWarning)  # one library's remarks on another: nothing that a user can act on
     warnings.showwarning = lambda message, *_, **__: echo(f"skysky: {message}", err=True)
 
-for command in (mask, show_status, video, camera, fixed, sphere, train, evaluate, export, quantize, data, bench, models, lab,
-                live):
+for command in (mask, show_status, video, camera, fixed, sphere, train, evaluate, export, quantize, data, bench, models,
+                lab, live, serve):
     main.add_command(command)

@@ -70,7 +70,7 @@ class Engine(ABC):
         _check_batch(imgs)
         try:
             with self._lock: prob = self._run(imgs)
-        except MemoryError: raise
+        except (MemoryError, SkyError): raise
         except Exception as e:  # the libraries' errors share no narrower base class
             why = (str(e).strip().splitlines() or [type(e).__name__])[-1]
             raise SkyError(f"{self} cannot compute {imgs.shape[2]}×{imgs.shape[1]} px ({why.strip()}): try a smaller "

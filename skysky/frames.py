@@ -25,6 +25,7 @@ class Frame:
     "One picture of a video, the right way up."
     img: np.ndarray  # H,W,3 uint8 RGB; of HDR, what an ordinary screen shows
     yuv: av.VideoFrame  # the same in 4:2:0 planes, HDR in 10 bits, with time stamp and colour tags; both sides even
+    number: int = 0  # of its video, from 0
 
     @property
     def time(self) -> float:

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'MIN_SIDE', 'OUTPUTS', 'SKY_COLOR', 'LAYOUTS', 'UNSURE', 'stored_view', 'opened_image', 'read_image',
-           'image_size', 'is_whole', 'orientation', 'image_names', 'find_images', 'write_image', 'overlay', 'Layout',
-           'layout_of', 'output_folder', 'distinct_stems', 'output_name', 'check_bare', 'output_names', 'cutout',
-           'newsky', 'write_mask']
+           'image_size', 'is_whole', 'orientation', 'natural_order', 'image_suffixes', 'image_names', 'find_images',
+           'image_bytes', 'write_image', 'overlay', 'Layout', 'layout_of', 'output_folder', 'distinct_stems',
+           'output_name', 'check_bare', 'output_names', 'cutout', 'newsky', 'mask_orientation', 'mask_bytes',
+           'write_mask']
 
 # %% ../nbs/01_images.ipynb #00000002
 import glob
@@ -33,6 +34,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from .compositing import LIGHT, NEW_SKY, foreground, replace_sky
 from .core import MARK, SkyError, atomic_write, is_ours, is_out_of_memory, limit
 from .decode import decode_jpeg, jpeg_picture, png_chunks
+from .raw_photos import RAW_ADVICE, RAW_SUFFIXES, RawImage, can_develop, is_raw
 
 # %% ../nbs/01_images.ipynb #00000005
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".avif", ".heic", ".heif",
@@ -42,12 +44,9 @@ MIN_SIDE = 8  # px: below this nobody can say what is sky
 OUTPUTS = {"mask": "_mask.png", "prob": "_prob.png", "prob16": "_prob16.png", "overlay": "_overlay.jpg",
            "cutout": "_cutout.png", "newsky": "_newsky.jpg"}  # what a run can write for x.jpg: x_mask.png and so on
 
-# Only these decoders run: others that Pillow knows start programs. A raw photo's thumbnail would pass for the picture.
+# Only these decoders run: others that Pillow knows start programs.
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "JPEG2000", "AVIF", "HEIF", "PPM")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"heif")
-_RAW_SUFFIXES = (".dng", ".nef", ".nrw", ".cr2", ".cr3", ".crw", ".arw", ".srf", ".sr2", ".orf", ".rw2", ".raw", ".raf",
-                 ".pef", ".srw", ".x3f", ".3fr", ".fff", ".iiq", ".erf", ".kdc", ".dcr", ".mrw", ".mef", ".mos", ".rwl",
-                 ".gpr")
 _OTHER_SUFFIXES = (".jxl", ".psd", ".psb", ".tga", ".exr", ".hdr", ".dds", ".pfm", ".pam", ".ico", ".pcx", ".xcf",
                    ".kra", ".svg", ".svgz", ".eps", ".ai", ".insp", ".flif", ".bpg", ".wdp", ".jxr", ".fits", ".fit",
                    ".qoi")
@@ -61,8 +60,6 @@ def _stream(source, name):
         raise SkyError(f"{type(source).__name__}: not a picture; give a path, bytes, a PIL image or a uint8 array")
     if re.match(r"[a-z]+://", name, re.I): raise SkyError(f"{name}: addresses are not read; download the picture first")
     path = Path(os.path.expanduser(source))
-    if path.suffix.lower() in _RAW_SUFFIXES:
-        raise SkyError(f"{name}: a raw photo; develop it to JPEG, PNG or TIFF first")
     try:
         if path.is_dir(): raise SkyError(f"{name}: a folder; name a picture in it")
         if not path.exists(): raise SkyError(f"{name}: no such file; check the path")
@@ -108,7 +105,10 @@ def _open(stream, name):
         except ImportError as e: raise SkyError(f"{name}: HEIC needs a package; run: pip install pillow-heif") from e
         register_heif_opener()
     Image.init()
-    try: return Image.open(stream, formats=[f for f in _FORMATS if f in Image.OPEN])
+    try:
+        if is_raw(stream, name): return RawImage(stream, name)
+        return Image.open(stream, formats=[f for f in _FORMATS if f in Image.OPEN])
+    except SkyError: raise
     except UnidentifiedImageError as e:
         raise SkyError(f"{name}: not a picture that can be read; save it as JPEG or PNG") from e
     except Exception as e: raise _damaged(name, e) from e
@@ -299,7 +299,7 @@ def _natural(name):
     return key
 
 
-def _sorted(names):
+def natural_order(names: Iterable[str]) -> list[str]:
     "Relative paths in the order that people expect: folder by folder, 2 before 10."
     keys = {"": []}
     def key(name):
@@ -307,6 +307,11 @@ def _sorted(names):
         if folder not in keys: keys[folder] = list(map(_natural, folder.split(os.sep)))
         return [*keys[folder], _natural(last)]
     return sorted(names, key=key)
+
+
+def image_suffixes() -> tuple[str, ...]:
+    "The suffixes of files that a search takes for pictures."
+    return IMAGE_SUFFIXES + (RAW_SUFFIXES if can_develop() else ())
 
 
 def _walk(root, say):
@@ -331,7 +336,7 @@ def _left_out(
 ) -> list[str]:  # lines
     "What a search has passed over."
     lines = []
-    for kinds, what, do in ((_RAW_SUFFIXES, "raw photo", "develop to JPEG, PNG or TIFF first"),
+    for kinds, what, do in ((() if can_develop() else RAW_SUFFIXES, "raw photo", RAW_ADVICE),
                             (_OTHER_SUFFIXES, "picture", "save as JPEG, PNG or TIFF first"),
                             (_ARCHIVE_SUFFIXES, "archive", "unpack first")):
         count = {suffix: n for suffix, n in suffixes.items() if suffix in kinds}
@@ -356,14 +361,14 @@ def _search(source, say):
             found = [os.path.relpath(p, root or ".") for p in matches if not os.path.isdir(p)]
         else: raise SkyError(f"{source}: no such file or folder; check the path")
     except (OSError, ValueError) as e: raise SkyError(f"{source}: cannot be searched ({e}); check the path") from e
-    suffixes, wanted = list(map(_suffix, found)), set(IMAGE_SUFFIXES)
-    names = _sorted(name for name, suffix in zip(found, suffixes, strict=True) if suffix in wanted)
+    suffixes, wanted = list(map(_suffix, found)), set(image_suffixes())
+    names = natural_order(name for name, suffix in zip(found, suffixes, strict=True) if suffix in wanted)
     return root, names, _left_out(Counter(suffixes))
 
 
 def _check_found(source, names, lines, say):
     if not names:
-        why = ", ".join(lines or ()) or f"they end in {' '.join(IMAGE_SUFFIXES)}"
+        why = ", ".join(lines or ()) or f"they end in {' '.join(image_suffixes())}"
         raise SkyError(f"{source}: no pictures there; {why}")
     for line in lines or (): say(f"{source}: {line}")
 
@@ -420,17 +425,16 @@ def _grey_png(
                                              if body or kind == b"IEND")
 
 
-def write_image(
+def image_bytes(
     img: np.ndarray,  # H,W | H,W,3 RGB | H,W,4 RGBA, uint8; H,W uint16 for .png and .tif
-    path: str | os.PathLike,  # .png .jpg .webp .tif .bmp; missing folders are made
-    suffix: str | None = None,  # the format, where the name of the file must say otherwise
+    suffix: str,  # .png .jpg .webp .tif .bmp
     flat: bool = False,  # `img` is H,W uint8 in large flat areas, as masks are: a .png takes a third of the time
     ours: bool = False,  # `img` is what skysky found out: mark it as `skysky.core.is_ours` knows it
     exif: Image.Exif | None = None,  # what else is known of the picture; left out where the format has no place
     icc_profile: bytes | None = None,  # of the colours of `img`; None: sRGB, as everybody takes it
-):
-    "Write a picture: the whole file, or nothing."
-    suffix = (suffix or Path(path).suffix).lower()
+    path: str | os.PathLike = "the picture",  # what an error calls it
+) -> bytes | memoryview:
+    "The file of a picture."
     if suffix not in _WRITERS: raise SkyError(f"{path}: unknown suffix {suffix!r}; use one of {' '.join(_WRITERS)}")
     fmt, options = _WRITERS[suffix]
     if img.dtype not in (np.uint8, np.uint16): raise SkyError(f"{path}: a picture is uint8 or uint16, not {img.dtype}")
@@ -445,16 +449,25 @@ def write_image(
         text.add_text("Software", MARK)
     if fmt == "TIFF" and (_EXIF_IFD in exif or _GPS_IFD in exif): options = {}  # Pillow compresses without these only
     exif = exif.tobytes() if len(exif) else b""
-    with atomic_write(path) as tmp:
-        if flat and fmt == "PNG":
-            return tmp.write_bytes(_grey_png(img, f"Software\0{MARK}".encode() if ours else b"", exif[6:]))
-        try:
-            to = BytesIO() if fmt == "TIFF" else tmp  # libtiff opens names in UTF-8 only
-            Image.fromarray(img).save(to, fmt, **options, pnginfo=text, exif=exif, icc_profile=icc_profile)
-            if fmt == "TIFF": tmp.write_bytes(to.getbuffer())
-            if ours and fmt == "BMP":  # has no place for a text: readers stop at the size that its header states
-                with tmp.open("ab") as f: f.write(MARK.encode())
-        except (ValueError, TypeError) as e: raise SkyError(f"{path}: not written as {fmt} ({e}); use .png") from e
+    if flat and fmt == "PNG": return _grey_png(img, f"Software\0{MARK}".encode() if ours else b"", exif[6:])
+    to = BytesIO()
+    try: Image.fromarray(img).save(to, fmt, **options, pnginfo=text, exif=exif, icc_profile=icc_profile)
+    except (ValueError, TypeError) as e: raise SkyError(f"{path}: not written as {fmt} ({e}); use .png") from e
+    if ours and fmt == "BMP":  # has no place for a text: readers stop at the size that its header states
+        to.seek(0, os.SEEK_END)
+        to.write(MARK.encode())
+    return to.getbuffer()
+
+
+def write_image(
+    img: np.ndarray,  # see `image_bytes`
+    path: str | os.PathLike,  # .png .jpg .webp .tif .bmp; missing folders are made
+    suffix: str | None = None,  # the format, where the name of the file must say otherwise
+    *how, **options,  # the rest that `image_bytes` takes
+):
+    "Write a picture: the whole file, or nothing."
+    data = image_bytes(img, (suffix or Path(path).suffix).lower(), *how, path=path, **options)
+    with atomic_write(path) as tmp: tmp.write_bytes(data)
 
 # %% ../nbs/01_images.ipynb #00000024
 SKY_COLOR = (255, 0, 128)  # RGB
@@ -494,6 +507,8 @@ class Layout(NamedTuple):
     bare: bool = False  # the program looks for a picture's bare name, without its sub-folder: no two may be alike
     drop: str = ""  # what the stem loses at its end
     project: str = ""  # the file beside the picture folder that names each picture, and has to name its mask
+    turns: tuple = ()  # formats that a program turns which does not turn the others, as Pillow calls them
+    kind: str = "mask"  # the kind of output that has this name, a key of `OUTPUTS`; the others have their own
 
 
 LAYOUTS = {
@@ -501,15 +516,16 @@ LAYOUTS = {
     "skysky": Layout("{folder}_sky", "{stem}_mask.png", 255, 0, True, pictures=""),
     # COLMAP leaves EXIF orientation aside, so that pictures share a camera (github.com/colmap/colmap, 1406 and 2104)
     "colmap": Layout("masks", "{name}.png", 0, 255, False),
-    # VGGT reads with PIL.Image.open (vggt/utils/load_fn.py), which does not turn
-    "vggt": Layout("{folder}_sky_masks", "{name}", 0, 255, False),
-    # OpenDroneMap: beside the picture; its OpenSfM reads with cv2.IMREAD_IGNORE_ORIENTATION (opensfm/io.py)
-    "odm": Layout("{folder}", "{stem}_mask.png", 0, 255, False),
+    # VGGT reads with PIL.Image.open (vggt/utils/load_fn.py), which turns TIFF alone
+    "vggt": Layout("{folder}_sky_masks", "{name}", 0, 255, False, turns=("TIFF",)),
+    # OpenDroneMap: beside the picture; its OpenSfM reads with cv2.IMREAD_IGNORE_ORIENTATION (opensfm/io.py), but
+    # OpenCV turns TIFF all the same
+    "odm": Layout("{folder}", "{stem}_mask.png", 0, 255, False, turns=("TIFF",)),
     # Metashape's manual names no rule: upright, as it shows the pictures
     "metashape": Layout("masks", "{stem}_mask.png", 0, 255, True),
     # Nerfstudio: mask_path of transforms.json, read with PIL.Image.open, 0 is left out (nerfstudio/data/utils/
     # data_utils.py; docs.nerf.studio/quickstart/data_conventions.html)
-    "nerfstudio": Layout("masks", "{stem}.png", 0, 255, False, project="transforms.json"),
+    "nerfstudio": Layout("masks", "{stem}.png", 0, 255, False, project="transforms.json", turns=("TIFF",)),
     # RealityScan, once RealityCapture: a layer beside the picture (rchelp.capturingreality.com/en-US/tools/
     # imglayers.htm), black is left out (LichtFeld reads these files so: github.com/MrNeRF/LichtFeld-Studio/pull/551);
     # of EXIF it says nothing: on the pixels as they are stored
@@ -538,6 +554,7 @@ def layout_of(
     layout: str | Layout = "skysky",  # a key of `LAYOUTS`, or what this function returned
     name: str | None = None,  # of a mask, see `Layout`; None: the layout's own
     keep: str | None = None,  # what a mask has 255 for, the rest gets 0: "sky" or "ground"; None: as the layout says
+    kind: str = "mask",  # the kind of output that is called `name`
 ) -> Layout:
     "A layout, with a pattern of names and a polarity of one's own. Raises `SkyError` for a pattern that can't be one."
     row = layout if isinstance(layout, Layout) else _pick(LAYOUTS, layout, "layout")
@@ -545,18 +562,20 @@ def layout_of(
         try: alike = name.format(name="a.jpg", stem="a", ext=".jpg") == name.format(name="b.jpg", stem="b", ext=".jpg")
         except (LookupError, ValueError, AttributeError): alike = True
         if alike or re.search(r"[/\\\0]", name):
-            raise SkyError(f"{name}: no pattern for names of masks; write {{stem}} or {{name}}, and {{ext}} for .jpg, "
-                           "as in {stem}_mask.png; a folder is named with -o")
-        if not name.endswith(("{name}", "{ext}")) and Path(name).suffix.lower() not in _EXACT:
-            raise SkyError(f"{name}: a mask needs a format that keeps its values; end in {' or '.join(_EXACT)}")
-        row = row._replace(name=name, drop="")
+            raise SkyError(f"{name}: no pattern for names; write {{stem}} or {{name}}, and {{ext}} for .jpg, as in "
+                           "{stem}_mask.png; a folder is named with -o")
+        fit = _FITTING.get(kind, _WRITERS)
+        if not name.endswith(("{name}", "{ext}")) and Path(name).suffix.lower() not in fit:
+            raise SkyError(f"{name}: {kind} needs a format that keeps its values; end in {' or '.join(fit)}")
+        row = row._replace(name=name, drop="", kind=kind)
     if keep is not None:
         white = _pick({"sky": 255, "ground": 0}, keep, "thing to keep")
         row = row._replace(sky=white, ground=255 - white, ignored=None)
     return row
 
 
-_EXACT = (".png", ".tif", ".tiff", ".bmp")  # suffixes of masks
+_FITTING = {"mask": (".png", ".tif", ".tiff", ".bmp"), "prob": (".png", ".tif", ".tiff", ".bmp"),
+            "prob16": (".png", ".tif", ".tiff"), "cutout": (".png", ".tif", ".tiff", ".webp")}  # formats of outputs
 
 # %% ../nbs/01_images.ipynb #0000002e
 def output_folder(
@@ -595,13 +614,13 @@ def distinct_stems(
 def output_name(
     name: str,  # relative path of a picture
     kind: str = "mask",  # a key of `OUTPUTS`
-    layout: str | Layout = "skysky",  # see `layout_of`: it names the masks; the other kinds have one name everywhere
+    layout: str | Layout = "skysky",  # see `layout_of`: it names one kind, the masks; others have one name everywhere
     stem: str | None = None,  # see `distinct_stems`; None: its own
 ) -> str:  # relative to the output folder
     "The file to write for a picture."
     suffix, row = _pick(OUTPUTS, kind, "output"), layout_of(layout)
     folder, name = os.path.split(name)
-    if kind != "mask": return os.path.join(folder, (stem or Path(name).stem) + suffix)
+    if kind != row.kind: return os.path.join(folder, (stem or Path(name).stem) + suffix)
     own, ext = os.path.splitext(name)
     stem = own if "{ext}" in row.name else stem or own
     called = row.name.format(name=name, stem=stem.removesuffix(row.drop) or stem, ext=ext)
@@ -702,21 +721,34 @@ def _carried(im, stream, shape):
     return exif, icc
 
 
-def write_mask(
+def _turned(im, stream, layout):
+    "The orientation on whose pixels a mask lies, as a program sees a picture."
+    return 1 if layout.upright or im.format in layout.turns else _orientation(im, stream)
+
+
+def mask_orientation(
+    picture: str | os.PathLike,
+    layout: Layout,
+) -> int:  # EXIF, 1..8; 1: upright
+    "How a mask of `layout` is turned against its upright picture, see `stored_view`."
+    with opened_image(picture) as (im, _, stream): return _turned(im, stream, layout)
+
+
+def mask_bytes(
     sky,  # a `skysky.mask.SkyMask`
-    path: str | os.PathLike,
     kind: str = "mask",  # a key of `OUTPUTS`; prob and prob16 are soft, of 8 and 16 bits, cutout is RGBA
     image=None,  # what `read_image` takes, for what is painted; a file also gives its EXIF and its orientation
     layout: str | Layout = "skysky",  # decides the values of a mask, and whether it lies on stored pixels
     ignored: np.ndarray | None = None,  # H,W bool: what a mask leaves out beside the sky (persons, cars)
+    path: str | os.PathLike | None = None,  # whose suffix is the format; None: as `OUTPUTS` says
     **options,
-):
-    "Write one kind of output of `sky`; `options` are those of its method, for overlay, cutout and newsky."
-    _pick(OUTPUTS, kind, "output")
+) -> bytes | memoryview:
+    "The file of one kind of output of `sky`; `options` are those of its method, for overlay, cutout and newsky."
+    path = f"the picture{_pick(OUTPUTS, kind, 'output')}" if path is None else path
     layout, suffix = layout_of(layout), Path(path).suffix.lower()
     painted, code, exif, icc = kind in ("overlay", "cutout", "newsky"), 1, None, None
     if painted and image is None: raise SkyError(f"{kind} needs the picture: pass image=")
-    if kind == "mask" and layout.name.endswith(("{name}", "{ext}")): suffix = ".png"
+    if not painted and kind == layout.kind and layout.name.endswith(("{name}", "{ext}")): suffix = ".png"
     if not painted and suffix in (".jpg", ".jpeg", ".webp"):
         raise SkyError(f"{path}: {suffix} would blur the values of a {kind}; use .png")
     if painted: img = getattr(sky, kind)(image, **options)
@@ -726,7 +758,17 @@ def write_mask(
     else: img = _levels(sky.prob, 65535 if kind == "prob16" else 255)
     if image is not None and not isinstance(image, np.ndarray):
         with opened_image(image) as (im, _, stream):
-            if not (painted or layout.upright): code = _orientation(im, stream)
+            if not painted: code = _turned(im, stream, layout)
             img = np.ascontiguousarray(stored_view(img, code))
             exif, icc = _carried(im, stream, img.shape)
-    write_image(img, path, suffix, kind == "mask", True, exif, icc if painted else None)
+    return image_bytes(img, suffix, kind == "mask", True, exif, icc if painted else None, path)
+
+
+def write_mask(
+    sky,  # see `mask_bytes`
+    path: str | os.PathLike,
+    *what, **options,  # the rest that `mask_bytes` takes
+):
+    "Write one kind of output of `sky`: the whole file, or nothing."
+    data = mask_bytes(sky, *what, path=path, **options)
+    with atomic_write(path) as tmp: tmp.write_bytes(data)

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from .core import SkyError, check_outputs, is_ours, printable
-from .images import IMAGE_SUFFIXES, is_whole, layout_of
+from .images import image_suffixes, is_whole, layout_of
 from .manifest import MANIFEST, Manifest, Table, stamp, unchanged
 from .mask import SkyMask
 from .mattes import NO_EDITS, Edits
@@ -354,7 +354,7 @@ def refuse_picture(
 ):
     "Name the right command for a file that is a picture and does not move."
     suffix = Path(source).suffix.lower()
-    if suffix not in IMAGE_SUFFIXES or not os.path.isfile(source): return
+    if suffix not in image_suffixes() or not os.path.isfile(source): return
     if suffix in (".gif", ".png", ".webp", ".avif"):
         try:
             with Image.open(source) as im:

@@ -92,7 +92,7 @@ def open_video(
     path: Path,
 ) -> av.container.InputContainer:
     "Open a video file. Raises `SkyError` for what cannot be one."
-    if path.is_dir(): raise SkyError(f"{path}: a folder; name a video in it")
+    if path.is_dir(): raise SkyError(f"{path}: a folder; name a video in it, or pictures: '{path}/*.jpg'")
     if not path.exists() and re.match("[a-z][a-z0-9+.-]+:/", str(path), re.I):
         raise SkyError(f"{without_secrets(path)}: an address; download the video, or watch it: skysky camera ADDRESS")
     if not path.exists(): raise SkyError(f"{path}: no such file; check the path")
@@ -284,7 +284,7 @@ class VideoReader:
             self._patched += self._begun and frame.is_corrupt
         return frames
 
-    def _finish(self, frame, pts):
+    def _finish(self, frame, pts, number):
         "A decoded frame as a `Frame`."
         frame.pts = pts
         format = "yuv420p10le" if self.hdr else "yuv420p"
@@ -298,7 +298,7 @@ class VideoReader:
         if self.hdr and self._sdr:
             duration, yuv = yuv.duration, video_frame(img, yuv.pts, yuv.time_base)
             yuv.duration, yuv.color_primaries, yuv.color_trc = duration, ColorPrimaries.BT709, ColorTrc.BT709
-        return Frame(img, yuv)
+        return Frame(img, yuv, number)
 
     def __iter__(self) -> Iterator[Frame]:
         n, pts, unit = 0, None, self._stream.time_base
@@ -314,7 +314,7 @@ class VideoReader:
                 if ahead*unit < -.1 or ahead > longest and not self._sounds_at(stamp*unit):  # an encoder met a jump
                     first, self._jumps = first + ahead - step, self._jumps + 1
                 pts = max(pts + 1, stamp - first)
-            yield self._finish(frame, pts)
+            yield self._finish(frame, pts, n - 1)
         if self._damaged or self._patched or self._ended_early(pts, step):
             self.broken = (f"{self.path}: damaged or cut off; {n} frames" + f" of about {self.frames}"*(self.frames > n)
                            + f", {self._patched} of them damaged"*bool(self._patched))

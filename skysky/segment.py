@@ -24,6 +24,7 @@ from .engines import STRIDE, open_engine, usable_threads
 from .images import image_size, read_image
 from .mask import SkyMask
 from .refine import drop_unsure, shrink, upsample_guided
+from .remote import is_service, open_service
 from .weights import DEFAULT_MODEL, cache_folder, model_card, model_path
 
 # %% ../nbs/05_segment.ipynb #00000005
@@ -137,7 +138,7 @@ class Segmenter:
     "Finds the sky: `seg(image)` is a `SkyMask`, `seg(images)` a list of them."
 
     def __init__(self,
-                 model: str | os.PathLike = DEFAULT_MODEL,  # a name of `list_models`, or a path of an .onnx file
+                 model: str | os.PathLike = DEFAULT_MODEL,  # of `list_models`, an .onnx file or a service's http://…
                  device: str = "auto",  # "auto", "cpu", "cuda", "cuda:1" or "tensorrt"
                  size: int | None = None,  # longer side at which edges are drawn, px; None takes the model's own
                  threshold: float | None = None,  # a pixel is sky from this probability on, 0..1; None: the model's own
@@ -150,7 +151,8 @@ class Segmenter:
                  threads: int | None = None,  # on a CPU; None: see `open_engine`
     ):
         "Open a model. Raises `SkyError` for an unknown or damaged model, an unusable device or a value out of range."
-        self.card = model_card(model)
+        service = is_service(model) and open_service(model, device, precision, engine, threads)
+        self.card = service.card if service else model_card(model)
         self.size = self.card.size if size is None else size
         self.whole = min(self.size, self.card.whole or self.size)
         self.threshold = self.card.threshold if threshold is None else threshold
@@ -164,7 +166,8 @@ class Segmenter:
             value = getattr(self, name)
             if not 0 <= value <= 1: raise SkyError(f"{name} must be a probability in 0..1, not {value}")
         self.threads, kept = threads, cache_folder()/"compiled"
-        self.engine = open_engine(model_path(model, progress), device, precision, engine, kept, threads=threads)
+        self.engine = service or open_engine(model_path(model, progress), device, precision, engine, kept,
+                                             threads=threads)
 
     def of_photos(self) -> "Segmenter":
         "The segmenter of pictures that are seen as they are, whatever this one sees."
@@ -184,9 +187,12 @@ class Segmenter:
               img: np.ndarray,  # H,W,3 uint8 RGB
     ) -> np.ndarray:  # h,w float32 in 0..1, see `model_shape`
         "The model's own answer, at the model's size."
-        return self._answers(self.fit(img)[None])[0]
+        return self.answers(self.fit(img)[None])[0]
 
-    def _answers(self, imgs):  # N,h,w,3 -> N,h,w: one look at all, a second one at each
+    def answers(self,
+                imgs: np.ndarray,  # N,h,w,3 uint8 RGB: pictures of one shape, as `fit` makes them
+    ) -> np.ndarray:  # N,h,w float32 in 0..1
+        "The model's own answers: one look at all of them together, a second one at each."
         if model_shape(*imgs.shape[1:3], self.whole) == imgs.shape[1:3]: return self._look(imgs)
         probs = self._look(np.stack([fit(img, self.whole) for img in imgs]))
         return np.stack([second_look(p, img, self._look) for p, img in zip(probs, imgs, strict=True)])
@@ -235,7 +241,7 @@ class Segmenter:
         def answers(imgs):  # of each image: an answer and its seconds, or what its own error is
             start = time.perf_counter()
             try:
-                with _of_the_picture(): probs = self._answers(np.stack(imgs))
+                with _of_the_picture(): probs = self.answers(np.stack(imgs))
             except (SkyError, MemoryError) as e:
                 return [(e, 0)] if len(imgs) == 1 else [answer for img in imgs for answer in answers([img])]
             return [(prob, (time.perf_counter() - start)/len(imgs)) for prob in probs]

@@ -627,12 +627,14 @@ def test_what_is_left_out_is_said(tmp_path, monkeypatch):
         if Path(folder).name == "locked": raise PermissionError(13, "Permission denied", os.fspath(folder))
         return scandir(folder)
     monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setitem(sys.modules, "rawpy", None)  # as where the extra `raw` is missing
     assert [str(rel) for _, rel in find_images(tmp_path, said.append)] == ["a.jpg", "b.jfif"]
     assert [type(line) for line in said] == [SkyError, str, str]
     assert sorted(str(line).replace(str(tmp_path), "photos") for line in said) == [
         "photos/locked: cannot be searched (Permission denied); check its permissions",
         "photos: 1 picture left out (.psd); save as JPEG, PNG or TIFF first",
-        "photos: 3 raw photos left out (.dng .nef); develop to JPEG, PNG or TIFF first"]
+        "photos: 3 raw photos left out (.dng .nef); develop to JPEG, PNG or TIFF first, or run: "
+        "pip install rawpy"]
     with pytest.raises(SkyError, match="Permission denied"): find_images(tmp_path/"locked")
     for name in ("a.jpg", "b.jfif"): (tmp_path/name).unlink()
     with pytest.raises(SkyError, match="no pictures there; 3 raw photos"): find_images(tmp_path)

@@ -29,6 +29,7 @@ from playwright.sync_api import sync_playwright
 
 from skysky.frames import video_frame
 from skysky.scenes import render_scene
+from skysky.train.sets import PairFolder
 from skysky.write_video import VideoWriter
 
 ROOT = Path(__file__).parent.parent
@@ -130,6 +131,7 @@ def lab(tmp_path_factory):
     nb = json.loads((folder/"demo.ipynb").read_text())
     code = dict(cell_type="code", execution_count=None, id="0", metadata={}, outputs=[], source=SLOW)
     (folder/"slow.ipynb").write_text(json.dumps(nb | {"cells": [code]}))
+    (folder/"brush.ipynb").write_text(json.dumps(nb | {"cells": [code | {"source": PAINTING}]}))
     news = folder/"config/lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
     news.parent.mkdir(parents=True)
     news.write_text('{"fetchNews": "false", "checkForUpdates": false}')
@@ -664,6 +666,133 @@ def test_explorer(playwright, lab, tmp_path):
         page.wait_for_selector(f"{EXPLORER} .skysky-error:has-text('no such file')")
         page.locator(EXPLORER).get_by_role("button", name="Save").click()
         page.wait_for_selector(f"{EXPLORER} .skysky-note:has-text('large_replaced.jpg')")
+
+
+# The brush
+
+BRUSH = ".skysky-brush"
+PAINTING = """from skysky import SkyBrush, Segmenter
+brush = SkyBrush("photos", segmenter=Segmenter(size=320))
+brush"""
+
+
+def brushed(page):
+    "The mask that the page shows: H,W uint8 of 255 sky, 128 open, 0 other; from the colours of its paint."
+    url = page.evaluate("s => document.querySelectorAll(`${s} canvas`)[1].toDataURL()", BRUSH)
+    img = cv2.imdecode(np.frombuffer(base64.b64decode(url.split(",")[1]), np.uint8), cv2.IMREAD_UNCHANGED)
+    return np.select([img[..., 3] == 0, img[..., 1] > 100], [np.uint8(0), np.uint8(128)], np.uint8(255))
+
+
+def brush_message(page): return page.locator(f"{BRUSH} .skysky-brush-message").text_content()
+
+
+def picture_name(page): return page.locator(f"{BRUSH} .skysky-brush-name").text_content()
+
+
+def open_brush(page, url):
+    page.goto(f"{url}/lab/tree/brush.ipynb?token={TOKEN}&reset")
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator", state="attached")
+    page.evaluate("""async () => {
+      const context = window.jupyterapp.shell.currentWidget.sessionContext;
+      await context.ready;
+      await context.session.kernel.info;
+    }""")
+    do(page, "notebook:run-all-cells")
+    page.wait_for_selector(BRUSH)
+    wait(lambda: picture_name(page), 120, "no picture")
+
+
+def test_brush(playwright, lab):
+    url, folder = lab[0], Path(psutil.Process(lab[1].pid).cwd())
+    for i, kind in enumerate(("street", "mountains")):
+        (folder/"photos").mkdir(exist_ok=True)
+        img = cv2.resize(render_scene(112 + i, (480, 720), kind, "clear").img, (1728, 1152))  # two megapixels
+        cv2.imwrite(str(folder/"photos"/f"{i}.png"), img[..., ::-1])
+    pairs = folder/"photos_pairs"
+    with chromium(playwright) as page:
+        open_brush(page, url)
+        stage = page.locator(f"{BRUSH} .skysky-easel")
+        stage.scroll_into_view_if_needed()
+        box, first, name = stage.bounding_box(), brushed(page), picture_name(page)
+        assert first.shape == (1152, 1728)
+        middle = box["x"] + box["width"]/2, box["y"] + box["height"]/2
+        page.evaluate("""s => {
+          window.strokes = [];
+          document.querySelector(s).addEventListener("stroke", (e) => strokes.push(e.detail));
+        }""", BRUSH)
+        press = lambda keys: [stage.press(key) for key in keys]
+        press("e")
+        page.mouse.move(middle[0] - 200, middle[1])
+        page.mouse.down()
+        page.mouse.move(middle[0] + 200, middle[1] - 40, steps=60)
+        page.mouse.up()
+        erased = brushed(page)
+        assert (erased != first).sum() > 5000
+        took = page.evaluate("strokes")
+        print(f"\nfrom a move of the mouse to the painted frame: median {np.median(took):.0f} ms, 9 of 10 below "
+              f"{np.quantile(took, .9):.0f} ms, of {len(took)}")
+        press("z")
+        assert (brushed(page) == first).all(), "undone"
+        press("y")
+        assert (brushed(page) == erased).all(), "done again"
+        size = page.locator(f"{BRUSH} input[type=range]")
+        before = int(size.input_value())
+        press("]")
+        page.mouse.wheel(0, -200)
+        wait(lambda: int(size.input_value()) > before + 5, 10, "the brush does not grow")
+        press(["s", "ArrowRight", "ArrowDown", "x"])  # without a mouse
+        dabbed = brushed(page)
+        assert (dabbed != erased).any()
+        page.keyboard.down("Control")
+        page.mouse.wheel(0, -600)
+        page.keyboard.up("Control")
+        layers = page.locator(f"{BRUSH} .skysky-layers")
+        zoom = lambda: float(re.search(r"scale\(([\d.]+)\)", layers.get_attribute("style"))[1])
+        wait(lambda: zoom() > 2, 10, "no zoom")
+        press(["o", "x"])  # left open, where it is looked at closely
+        assert (brushed(page) == 128).sum() > (dabbed == 128).sum()
+        screenshot(page, "brush_zoomed", BRUSH)
+        opened = brushed(page)
+        press(["0", "f", "e"])
+        page.mouse.click(middle[0], box["y"] + 12)
+        shown_mask = brushed(page)
+        assert (opened != shown_mask).mean() > .01, "nothing is filled"
+        screenshot(page, "brush", BRUSH)
+        wait(lambda: brush_message(page) == "kept", 20, "the draft is not kept")
+        time.sleep(.5)  # of strokes, the last one is kept
+        draft = cv2.imread(str(pairs/"drafts"/f"{name}.png"), cv2.IMREAD_UNCHANGED)
+        assert (draft == shown_mask).all()
+        open_brush(page, url)  # the page is loaded anew, and the kernel's widget made anew
+        assert picture_name(page) == name and (brushed(page) == shown_mask).all(), "what was begun is lost"
+        page.locator(BRUSH).get_by_role("button", name="Done, next").click()
+        wait(lambda: picture_name(page) not in ("", name), 60, "no next picture")
+        saved = cv2.imread(str(pairs/"masks"/f"{name}.png"), cv2.IMREAD_UNCHANGED)
+        assert (saved == shown_mask).all() and not [*(pairs/"drafts").iterdir()]
+        assert "1 of 2 done" in page.locator(BRUSH).text_content()
+        page.set_viewport_size({"width": 560, "height": 900})
+        wait(lambda: page.locator(f"{BRUSH} .skysky-easel").bounding_box()["width"] < 540, 20, "no small page")
+        screenshot(page, "brush_small", BRUSH)
+    assert len(PairFolder(pairs)) == 1
+
+
+def test_pure_functions_of_the_brush(playwright):
+    with chromium(playwright) as page:
+        module(page, "brush.js")
+        run = page.evaluate
+        line = """const m = new Uint8Array(25); const box = module.paintLine(m, 5, 5, [0, 2], [4, 2], 1, 255);
+          return [box, Array.from(m)]"""
+        box, mask = run(f"() => {{ {line} }}")
+        assert box == [0, 1, 5, 4] and [sum(v > 0 for v in mask[5*y:5*y + 5]) for y in range(5)] == [0, 5, 5, 5, 0]
+        assert run("module.paintLine(new Uint8Array(4), 2, 2, [9, 9], [9, 9], 1, 255)") is None
+        fill = """const m = new Uint8Array(4);
+          const pixels = new Uint8ClampedArray([0, 0, 200, 200].flatMap((v) => [v, v, v, 255]));
+          return [module.fillArea(m, pixels, 4, 1, [0, 0], 255), Array.from(m)]"""
+        assert run(f"() => {{ {fill} }}") == [[0, 0, 2, 1], [255, 255, 0, 0]]
+        back = """const m = Uint8Array.of(1, 2, 3, 4); const h = new module.History(); const box = [1, 0, 2, 2];
+          const before = m.slice(); m[1] = 9; m[3] = 9; h.add(box, module.cut(before, 2, box), module.cut(m, 2, box));
+          return [h.undo(m, 2) && Array.from(m), h.undo(m, 2), h.redo(m, 2) && Array.from(m), h.redo(m, 2)]"""
+        assert run(f"() => {{ {back} }}") == [[1, 2, 3, 4], None, [1, 9, 3, 9], None]
+        assert run("module.union([1, 1, 2, 2], [0, 1, 1, 5])") == [0, 1, 2, 5] and run("module.union(null, null)") is None
 
 
 # Other hosts of the same notebook

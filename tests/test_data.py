@@ -13,7 +13,7 @@ import skysky as package
 from skysky import read_image
 from skysky.images import write_image
 from skysky.scenes import write_scenes
-from skysky.train.data import PairFolder
+from skysky.train.sets import PairFolder
 
 ROOT = Path(package.__file__).parent.parent
 CODE = "from skysky.cli import main; main(prog_name='skysky')"

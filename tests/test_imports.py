@@ -32,6 +32,7 @@ TABLE = {
     "measure": [*DEPLOY, *(m for m in NUMBER if m.startswith("scenes."))],
     "widgets": DEPLOY,
     "sphere": DEPLOY,
+    "serve": DEPLOY,
     "commands": sorted(m for m in NUMBER if m != "cli" and not m.startswith("commands.")),
 }
 

@@ -14,7 +14,7 @@ from skysky import Segmenter
 from skysky.measure.evaluate import evaluate
 from skysky.measure.metrics import Counts, boundary_f1, iou
 from skysky.refine import upsample_guided
-from skysky.train.data import open_dataset
+from skysky.train.known import open_dataset
 from skysky.train.models import mosaic
 
 ROOT = Path(__file__).parent.parent

@@ -69,6 +69,6 @@ def test_masks_of_panoramas_and_fisheyes_come_in_every_layout(panorama, tmp_path
         assert result.exit_code == 0, result.output
         assert (read_image(out/f"{path.name}.png")[..., 0] == 0).tolist() == sky.tolist()
         assert "1 already there" in mask(*command, "--resume").output
-    assert "already there" not in mask(*command[:1], *command[3:], "--resume").output, "another projection, another mask"
+    assert "already there" not in mask(*command[:1], *command[3:], "--resume").output, "another way, another mask"
     assert mask(up, "--circle", "1,2,3").exit_code == 2
     assert "twice as wide" in mask(up, "--projection", "equirectangular", "-o", tmp_path/"no").output

@@ -22,7 +22,8 @@ import click
 # %% ../../nbs/commands/00_console.ipynb #00000005
 _EXTRAS = {"sun": ("matplotlib", "pvlib", "pandas"),
            "train": ("torch", "torchvision", "fastai", "onnx", "onnxscript", "safetensors", "yaml"),
-           "notebook": ("anywidget", "ipywidgets", "jupyterlab", "voila"), "quantize": ("nncf",)}
+           "notebook": ("anywidget", "ipywidgets", "jupyterlab", "voila"), "quantize": ("nncf",),
+           "serve": ("prometheus_client", "python_multipart", "starlette", "uvicorn")}
 
 def advice(e: BaseException) -> str | None:  # None: a bug, not an error of the user's
     "The line that a user gets for an exception."

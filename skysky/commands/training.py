@@ -79,7 +79,7 @@ def evaluate(ctx, data, out, split, match, allow_missing, record, overwrite, **m
     evaluated is reported and counted, and the exit status is 1.
     """
     from skysky.measure.evaluate import evaluate
-    from skysky.train.data import open_dataset
+    from skysky.train.known import open_dataset
     from skysky.weights import write_card
     dataset = open_dataset(data, split, allow_missing)
     if match: dataset = dataset.subset(match.search)
@@ -170,7 +170,8 @@ def data():
 @click.pass_context
 def check(ctx, folder, split):
     "Read every image and label of a set once; list what is missing, unreadable, of unequal size or out of range."
-    from skysky.train.data import check_dataset, open_dataset
+    from skysky.train.data import check_dataset
+    from skysky.train.known import open_dataset
     report = check_dataset(open_dataset(folder, split, allow_missing=True), progress_bar("pairs"))
     echo(*report.text().split("\n"))
     ctx.exit(1 if report.problems else 0)

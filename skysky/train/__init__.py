@@ -3,16 +3,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .data import check_dataset, open_dataset
+    from .data import check_dataset
     from .export import export_model, quantize
+    from .known import open_dataset
     from .learner import SetSpec, TrainConfig, load_config, plot_loss, sky_learner, train
     from .models import load_checkpoint, save_checkpoint
+    from .teach import teach
 
 __all__ = ["SetSpec", "TrainConfig", "check_dataset", "export_model", "load_checkpoint", "load_config", "open_dataset",
-           "plot_loss", "quantize", "save_checkpoint", "sky_learner", "train"]
-_HOMES = {"check_dataset": "data", "open_dataset": "data", "export_model": "export", "quantize": "export",
+           "plot_loss", "quantize", "save_checkpoint", "sky_learner", "teach", "train"]
+_HOMES = {"check_dataset": "data", "open_dataset": "known", "export_model": "export", "quantize": "export",
           "SetSpec": "learner", "TrainConfig": "learner", "load_config": "learner", "plot_loss": "learner",
-          "sky_learner": "learner", "train": "learner", "load_checkpoint": "models", "save_checkpoint": "models"}
+          "sky_learner": "learner", "train": "learner", "load_checkpoint": "models", "save_checkpoint": "models", "teach": "teach"}
 
 
 def __getattr__(name):

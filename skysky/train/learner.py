@@ -47,7 +47,8 @@ from ..kept import measured_once
 from ..measure.metrics import Counts, boundary_f1, false_alarms, iou
 from .augment import CROP_SCALE, Normalize, compose, reference_tfms, strong_tfms
 from .augment import to_float as batch_to_float
-from .data import RenderedScenes, TaughtPictures, check_dataset, open_dataset, sky_dls
+from .data import check_dataset, sky_dls
+from .known import RenderedScenes, TaughtPictures, open_dataset
 from .models import ARCHS, load_checkpoint, read_checkpoint, save_checkpoint, sensible
 from ..weights import cache_folder, model_card, read_text_file
 
@@ -75,7 +76,9 @@ class SetSpec:
     match: str | None = None  # regular expression: only images whose name it finds
     labels: Literal["files", "none"] = "files"  # none: pictures without labels, which `teachers` label
     teachers: list[str] = field(default_factory=list)  # of pictures without labels: exported models
-    void: bool = True  # Cityscapes: ids 0, 2, 3 are void (False: "other", the reference's convention)
+    void: bool | str = True  # Cityscapes: ids 0, 2, 3 are void (False: "other", as in the reference); or a colour
+    sky: str = ""  # colour or grey that is sky, a class of polygons; empty: what is usual
+    layout: str = ""  # of masks that `skysky mask` wrote: see `skysky.images.LAYOUTS`
     scenes: int = 0  # number of rendered scenes
     seed: int = 0  # seed of the first one
     weight: float = 1.  # share of the draws
@@ -108,6 +111,7 @@ class TrainConfig:
     dice_weight: float = 0.  # share of the Dice loss
     edge_weight: float = 0.  # how much more a pixel at the sky's edge counts in the cross-entropy
     teacher: str = ""  # checkpoint or model whose probabilities are learnt beside the labels; empty: none
+    teacher_yields: bool = False  # whether the teacher is not heard where a label contradicts it
     average: float = 0.  # decay per batch of the running average of the weights that is validated and kept; 0: none
     frozen: int = 0  # children of the backbone, from its first, that keep their weights: the costliest to train
     freeze_bn: bool = False  # keep the backbone's batch statistics: for small batches on trained encoders
@@ -131,7 +135,9 @@ def _checked(value, hint, key: str):
     "`value` as the type `hint`, or an error that names `key`."
     origin, args, said = get_origin(hint), get_args(hint), reprlib.repr(value)
     wrong = SkyError(f"config key {key!r}: {said} is not {hint.__name__ if type(hint) is type else hint}")
-    if origin is UnionType: return None if value is None else _checked(value, args[0], key)
+    if origin is UnionType:
+        if value is None and None.__class__ in args: return None
+        return _checked(value, type(value) if type(value) in args else args[0], key)
     if origin is Literal:
         if value not in args: raise SkyError(f"config key {key!r}: {said} is none of {', '.join(args)}")
         return value
@@ -202,7 +208,7 @@ def _open_set(spec: SetSpec, config: TrainConfig, say: Callable[[str], None]):
         return RenderedScenes(spec.scenes, config.load_size, spec.seed).subset(match)
     path, skip = Path(config.root, spec.path).expanduser(), config.on_bad == "skip"
     if spec.labels == "none": ds = TaughtPictures(path, spec.teachers)
-    else: ds = open_dataset(path, spec.split, skip, spec.void)
+    else: ds = open_dataset(path, spec.split, skip, spec.void, spec.sky, spec.layout)
     ds = ds.subset(match)
     if skip and spec.labels == "files":
         report = check_dataset(ds)
@@ -235,6 +241,7 @@ class SkyLoss:
     aux_weight: float = .5
     dice_weight: float = 0.
     edge_weight: float = 0.
+    teacher_yields: bool = False  # whether the teacher is not heard where a label contradicts it
 
     def __call__(self,
                  pred: dict[str, torch.Tensor],  # "out" and perhaps "aux" and "teacher": N,2,H,W logits
@@ -247,8 +254,15 @@ class SkyLoss:
         loss = ce(pred["out"])
         if "aux" in pred: loss = loss + self.aux_weight*ce(pred["aux"])
         if self.dice_weight: loss = loss + self.dice_weight*self.dice(pred["out"], targ)
-        if "teacher" in pred: loss = (loss + F.cross_entropy(pred["out"], pred["teacher"].softmax(1)))/2
+        if "teacher" in pred: loss = (loss + self.distance(pred["out"], pred["teacher"], targ))/2
         return loss
+
+    def distance(self, logits: torch.Tensor, teacher: torch.Tensor, targ: torch.Tensor) -> torch.Tensor:
+        "Cross-entropy with the teacher's probabilities, over the pixels for which it is heard."
+        per_pixel = F.cross_entropy(logits, teacher.softmax(1), reduction="none")
+        if not self.teacher_yields: return per_pixel.mean()
+        heard = (targ == IGNORE_INDEX) | (teacher.argmax(1) == targ)
+        return (heard*per_pixel).sum()/heard.sum().clamp(min=1)
 
     def activation(self, pred: dict[str, torch.Tensor]) -> torch.Tensor:  # N,H,W probability of sky
         "fastai's: what the logits mean."
@@ -606,7 +620,7 @@ def sky_learner(
     if config.teacher: cbs.append(Distil(_teacher(config.teacher)))
     say(f"{config.arch} from {model.origin}; {device}, {precision}")
     groups = lambda m: [params(m.backbone), [p for n, p in m.named_parameters() if not n.startswith("backbone.")]]
-    loss = SkyLoss(config.aux_weight, config.dice_weight, config.edge_weight)
+    loss = SkyLoss(config.aux_weight, config.dice_weight, config.edge_weight, config.teacher_yields)
     dls = config_dls(config, device, Normalize(model.mean, model.std), say)
     if not len(dls.train):
         raise SkyError(f"config key 'bs': an epoch draws {dls.train.n} images, too few for one batch of {config.bs}; "
