@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from test_cli import SKYSKY, files, photo, skysky
+from test_video import make
 
 from skysky import Segmenter
 from skysky.core import SkyError
@@ -36,6 +37,12 @@ def seg(model): return Segmenter(model)
 def small(path, share=.4):
     "A picture of 64x48 px."
     return photo(Path(path), share, (64, 48))
+
+
+def film(path, frames, size=(160, 90)):
+    "A video of so many frames."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return make(path, range(frames), size=size)
 
 
 def many(folder, n):
@@ -84,6 +91,54 @@ def test_a_job_that_is_killed_again_and_again_goes_on_where_it_was(tmp_path, mod
     rows = (tmp_path/"t.csv").read_text().splitlines()
     assert len(rows) == PICTURES + 1 and len({row.partition(",")[0] for row in rows}) == PICTURES + 1
     assert skysky("status", out).stdout == f"{PICTURES} done, 0 failed, 0 stale\n"
+
+
+def test_a_job_of_videos_that_is_killed_goes_on_at_the_video_where_it_was(tmp_path, model):
+    for i in range(5): film(tmp_path/f"in/{i%2}/{i}.mp4", 12, size=(160, 90 + 2*i))
+    args = ("video", tmp_path/"in", "--smooth", 0, "--model", model, "-q")
+    whole, out = (("-o", tmp_path/name, "--csv", tmp_path/name) for name in ("whole", "out"))
+    run = skysky(*args, *whole)
+    assert (run.returncode, run.stderr) == (0, "")
+    rng, killed, parts, manifest = random.Random(1), 0, 0, tmp_path/"out"/MANIFEST
+    for _ in range(KILLS):
+        process, before = popen(*args, *out, "--resume"), len(records(tmp_path/"out")) if manifest.exists() else 0
+        while process.poll() is None and (not manifest.exists() or len(records(tmp_path/"out")) < before + 1):
+            time.sleep(.002)  # one video is done
+        time.sleep(rng.random()*.3)
+        process.kill()
+        killed += process.wait() == -signal.SIGKILL
+        process.communicate()
+        parts += len(list((tmp_path/"out").rglob(".skysky-*.part")))
+    run = skysky(*args, *out, "--resume")
+    print(f"killed {killed} times, which left {parts} parts of files")
+    assert (run.returncode, run.stderr) == (0, "") and killed
+    def same(folder): return {name: data for name, data in content(folder).items() if name.endswith(".mp4")}
+    assert len(same(tmp_path/"out")) == 5 and same(tmp_path/"out") == same(tmp_path/"whole")
+    assert files(tmp_path/"out") == files(tmp_path/"whole"), "tables, too, and no parts"
+    done = Counter(record["input"] for record in records(tmp_path/"out"))
+    assert len(done) == 5 and set(done.values()) == {1}, "none is missing, none done twice"
+    assert skysky("status", tmp_path/"out").stdout == "5 done, 0 failed, 0 stale\n"
+
+
+def test_videos_that_fail_or_break_off(tmp_path, model):
+    film(tmp_path/"in/a.mp4", 3)
+    cut = film(tmp_path/"in/b.mkv", 40)
+    cut.write_bytes(cut.read_bytes()[:cut.stat().st_size*2//3])
+    bad = tmp_path/"in/c.ts"
+    bad.write_bytes(b"no video")
+    def run(*sources, status, done):
+        run = skysky("video", *sources, "--resume", "--model", model, cwd=tmp_path)
+        assert run.returncode == status and "Traceback" not in run.stderr, run
+        assert f"{done} done in" in run.stdout, run.stdout
+        return run
+    assert run("in", status=1, done="2 of 3").stderr.count("\n") == 2
+    assert "2 already there, 1 failed (1 video)" in run("in", status=1, done="0 of 3").stdout
+    (tmp_path/"in_sky/a_sky.mp4").write_bytes(b"")
+    assert skysky("status", "in_sky", cwd=tmp_path).stdout.endswith("1 done, 1 failed, 1 stale\n")
+    bad.unlink()
+    assert "b.mkv" in run("in", status=3, done="1 of 2").stderr, "what is cut off stays so"
+    run("in/a.mp4", status=0, done="1 of 1")
+    run("in/a.mp4", status=0, done="0 of 1")
 
 
 def test_only_what_has_changed_is_done_anew(tmp_path, model):

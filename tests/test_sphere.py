@@ -8,10 +8,11 @@ from click.testing import CliRunner
 
 from skysky.cli import main
 from skysky.frames import video_frame
-from skysky.images import read_image, write_image
+from skysky.images import read_image
 from skysky.read_video import VideoReader
 from skysky.sphere import FACES, Equirectangular, Fisheye, draw_street
 from skysky.sphere.cubes import join_cube
+from skysky.write_images import write_image
 from skysky.write_video import VideoWriter
 
 

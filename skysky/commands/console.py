@@ -33,6 +33,8 @@ def advice(e: BaseException) -> str | None:  # None: a bug, not an error of the 
         extra = next((x for x, packages in _EXTRAS.items() if package in packages), None)
         return extra and f"this needs {package}, which is not installed: run `pip install '.[{extra}]'` in the clone"
     if isinstance(e, MemoryError): return "not enough memory"
+    if isinstance(e, OSError) and e.errno == errno.ENAMETOOLONG:
+        return f"{e.strerror}: {os.fspath(e.filename)[:99]!r}..."
     core = sys.modules.get("skysky.core")  # whoever raised a SkyError has imported it
     return str(e) if core and isinstance(e, core.SkyError) else None
 

@@ -39,8 +39,8 @@ def fixed(ctx, sources, out, save, table, plot, overwrite, quiet, **model):
     """
     from skysky.core import SkyError, check_outputs, is_ours
     from skysky.fixed import COLUMNS, PLOTS, REASONS, fixed_sky, save_shares
-    from skysky.images import OUTPUTS
     from skysky.jobs import check_places
+    from skysky.layouts import OUTPUTS
     from skysky.manifest import Table
     from skysky.sources import default_output, find_sources
     if plot:

@@ -169,8 +169,8 @@ def mask(ctx, sources, out, save, projection, circle, resume, retry, skip_existi
     SKYSKY_MAX_FETCH_BYTES and SKYSKY_MAX_FETCH_SECONDS in the environment change it.
     """
     from skysky.core import SkyError, check_outputs, is_stream, standard_stream
-    from skysky.images import OUTPUTS, layout_of
     from skysky.jobs import Job
+    from skysky.layouts import OUTPUTS, layout_of
     from skysky.sphere.survey import projected
     from skysky.transforms import open_transforms
     if skip_existing and (resume or retry): raise click.UsageError("--skip-existing and --resume exclude each other")

@@ -11,6 +11,7 @@ import re
 from contextlib import ExitStack
 from datetime import date, timedelta
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -29,7 +30,7 @@ def _lens(ctx, param, value: str | None):
 def _wanted(upward, faces, sun, year, outside):
     "What is written beside masks and horizons."
     from skysky.sphere.survey import Wanted
-    if sun: import pvlib  # noqa: F401, whether it is there
+    if sun: import_module("pvlib")  # before all else: whether it is there
     first = date(year or date.today().year, 1, 1)
     days = [first + timedelta(n) for n in range(366) if (first + timedelta(n)).year == first.year]
     return Wanted(upward, faces, sun, days if sun else (), outside == "white")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..core import SkyError
-from ..images import read_image, write_image
+from ..images import read_image
 from ..mask import SkyMask
 from ..read_video import VideoReader
 from ..segment import Segmenter
@@ -37,6 +37,8 @@ from skysky.sphere.projections import (
 from .sky_view import horizon_profile, sky_figures
 from .sun import save_sun_hours, sun_hours
 from ..video import VideoResult, segment_video
+from ..write_images import write_image
+
 
 # %% ../../nbs/sphere/04_survey.ipynb #u000005
 PROJECTIONS = {"perspective": Perspective, "equirectangular": Equirectangular, "fisheye": Fisheye}

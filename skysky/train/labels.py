@@ -142,7 +142,9 @@ def parse_color(
     key: str,  # the option that it is given by
 ) -> tuple[int, int, int]:  # RGB, 0..255
     "The colour that a user names; `SkyError` for what is none."
-    try: return (int(text),)*3 if text.isdecimal() and int(text) < 256 else ImageColor.getrgb(text)[:3]
+    try:
+        r, g, b, *_ = (int(text),)*3 if text.isdecimal() and int(text) < 256 else ImageColor.getrgb(text)
+        return r, g, b
     except ValueError as e: raise SkyError(f"{key} is {text!r}, no colour: write '#4682b4', or a grey 0 to 255") from e
 
 

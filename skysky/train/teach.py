@@ -27,19 +27,21 @@ from torch import nn
 
 from .. import __version__
 from ..core import IGNORE_INDEX, SKY, SkyError, atomic_write, check_outputs
-from ..images import overlay, write_image
 from ..measure.metrics import Counts, accuracy, iou
 from ..model_file import file_sha256
 from ..refine import shrink
 from ..scenes import render_scene, write_scenes
 from ..segment import Segmenter
 from ..suggest import contact_sheet
+from .callbacks import KeepRun
+from .config import SetSpec, TrainConfig
 from .export import SeamModel, export_model
 from .known import open_dataset
-from .learner import KeepRun, SetSpec, TrainConfig, sky_learner, train
+from .learner import sky_learner, train
 from .models import ARCHS, load_checkpoint, read_checkpoint, save_checkpoint
 from .sets import LabelledPairs, PairFolder, Sample
 from ..weights import DEFAULT_MODEL, ModelCard, cache_folder, check_model_files, model_card, model_path, write_card
+from ..write_images import overlay, write_image
 
 # %% ../../nbs/train/05_teach.ipynb #a6ea7155
 HELD_OUT = .25  # share of the pairs
