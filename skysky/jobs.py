@@ -103,8 +103,7 @@ def failure_kind(
 # %% ../nbs/19_jobs.ipynb #jb000007
 def model_settings(seg: Segmenter) -> dict:
     "All of a model that outputs depend on; what differs by rounding alone, the engine say, does not count."
-    values = {name: getattr(seg, name) for name in ("size", "whole", "threshold", "sure", "refine", "flip")}
-    return {"model": seg.card.name, "sha256": seg.card.sha256 or model_sha256(seg.card.path), **values}
+    return {"model": seg.card.name, "sha256": seg.card.sha256 or model_sha256(seg.card.path), **seg.settings()}
 
 
 def job_settings(
@@ -219,7 +218,7 @@ class Job:
 
     def _open(self):
         if not isinstance(self.segmenter, Segmenter): self.segmenter = self.segmenter()
-        if not self.ready: self.ready = self.edits.for_kinds(self.plan.kinds, self.segmenter)
+        if not self.ready: self.ready = self.edits.for_kinds(self.plan.kinds, self.segmenter.of_photos())
         if self.known and not self.settings: self._begin()
         return self.segmenter
 

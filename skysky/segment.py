@@ -172,6 +172,14 @@ class Segmenter:
         self.engine = service or open_engine(model_path(model, progress), device, precision, engine, kept,
                                              threads=threads)
 
+    def of_photos(self) -> "Segmenter":
+        "The segmenter of pictures that are seen as they are, whatever this one sees."
+        return self
+
+    def settings(self) -> dict:
+        "What answers depend on, beside model and picture."
+        return {name: getattr(self, name) for name in ("size", "whole", "threshold", "sure", "refine", "flip")}
+
     def fit(self,
             img: np.ndarray,  # H,W,3 uint8 RGB
     ) -> np.ndarray:  # h,w,3 uint8 RGB

@@ -20,7 +20,8 @@ import click
 
 
 # %% ../../nbs/commands/00_console.ipynb #00000005
-_EXTRAS = {"train": ("torch", "torchvision", "fastai", "matplotlib", "onnx", "onnxscript", "safetensors", "yaml"),
+_EXTRAS = {"sun": ("matplotlib", "pvlib", "pandas"),
+           "train": ("torch", "torchvision", "fastai", "onnx", "onnxscript", "safetensors", "yaml"),
            "notebook": ("anywidget", "ipywidgets", "jupyterlab", "voila"), "quantize": ("nncf",),
            "parquet": ("pyarrow",), "serve": ("prometheus_client", "python_multipart", "starlette", "uvicorn"),
            "cluster": ("ray", "fsspec")}
