@@ -31,6 +31,7 @@ from .parquet import open_table
 from .search import image_suffixes
 from .segment import Segmenter
 from .sources import NOTHING, Plan, address_name, default_output, is_elsewhere, make_ready, take_in, watch
+from .waits import saying_waits
 from .weights import check_model_files
 
 # %% ../nbs/19_jobs.ipynb #j0000011
@@ -200,7 +201,7 @@ class Job:
     ) -> Counter:  # number of pictures done, skipped, failed; and without_sky
         "Do the job. Raises `SkyError` when none of the pictures can be done."
         self.segmenter, self.tell = segmenter, tell
-        with self.table or nullcontext():
+        with self.table or nullcontext(), saying_waits(self._under_way, self.say):
             try:
                 for names in self._groups(): self._do(names, batch)
             except KeyboardInterrupt:
@@ -211,6 +212,11 @@ class Job:
         if n := self.counts["ours"]: self.say(f"{self.plan.base}: {n} left out, written by skysky")
         if self.counts.total() == n and n: raise SkyError(NOTHING)
         return self.counts
+
+    def _under_way(self):
+        "The pictures that are being read, enlarged or written, in a few words."
+        paths = list(self.work)
+        return f"{paths[0]}{f' and up to {paths[-1]}' if len(paths) > 1 else ''}" if paths else ""
 
     def _groups(self):
         if not self.fills: return [self.plan.names]

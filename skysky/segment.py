@@ -272,7 +272,7 @@ class Segmenter:
             try: return source, future.result()
             except (SkyError, MemoryError) as e: return source, _light(e)
 
-        pool = ThreadPoolExecutor(workers)
+        pool = ThreadPoolExecutor(workers, "reader of pictures")
         try:
             while waiting or reading or group or done:
                 while waiting and len(reading) < workers + batch and (not held or held + waiting[2] <= MAX_AHEAD):

@@ -322,6 +322,41 @@ def test_a_full_disk_ends_the_job_and_costs_nothing(tmp_path, model, seg):
     finally: subprocess.run(["umount", tmp_path/"disk"])
 
 
+HANGS = """
+import os, pathlib, sys
+from skysky import waits
+waits.SILENCE, pipe, asked, opened = 1, sys.argv.pop(1), [], pathlib.Path.open
+def wait(self, *args, **kwargs):  # its second opening, by a thread, gets no answer
+    if self.name == "c.png": asked.append(1)
+    return opened(pathlib.Path(pipe) if len(asked) == 2 and self.name == "c.png" else self, *args, **kwargs)
+pathlib.Path.open = wait
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pipe with a name")
+def test_a_drive_that_does_not_answer(tmp_path, model):
+    for name in "abcde": small(tmp_path/f"in/{name}.png")
+    os.mkfifo(tmp_path/"pipe")
+    args = ("mask", "in", "--resume", "--model", model)
+    code = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {HANGS}\n{SKYSKY[-1]}"
+    process = subprocess.Popen([sys.executable, "-c", code, tmp_path/"pipe", *map(str, args)], cwd=tmp_path, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    for line in process.stdout:
+        if "waiting for" in line: break
+    assert "no picture done for 1 s: waiting for" in line and "/in/" in line
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted; what is written is whole" in err, err
+    assert "a_mask.png" in files(tmp_path/"in_sky"), "what was done before"
+    for name in files(tmp_path/"in_sky"):
+        with Image.open(tmp_path/"in_sky"/name) as im: im.load()
+    run = skysky(*args, cwd=tmp_path)
+    assert run.returncode == 0 and len(files(tmp_path/"in_sky")) == 5
+    assert set(Counter(r["input"] for r in records(tmp_path/"in_sky")).values()) == {1}
+
+
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="changes the user")
 def test_a_user_who_is_not_root(tmp_path, model):
     for name in ("a", "b", "secret"): small(tmp_path/f"in/{name}.png")

@@ -114,7 +114,7 @@ class Commands(click.Group):
             status = 1 if not e.code and lost and lost.errno != errno.EPIPE else e.code or 0
             if args is None and any(t.name.startswith("reader of ") for t in threading.enumerate()):
                 for stream in (sys.stdout, sys.stderr): stream.flush()
-                os._exit(status)  # FFmpeg waits for a silent server: Python's own end would take its ground away
+                os._exit(status)  # it waits for a silent server or drive: Python's own end would wait for it, too
             raise SystemExit(status) from e
 
     def make_context(self, *args, **kwargs):
