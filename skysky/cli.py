@@ -16,6 +16,7 @@ from .commands.motion import camera, video
 from .commands.pictures import mask, show_status
 from .commands.service import serve
 from .commands.sphere import sphere
+from .commands.teaching import teach
 from .commands.training import data, evaluate, export, quantize, train
 
 
@@ -27,6 +28,6 @@ def main():
     warnings.simplefilter("ignore", FutureWarning)  # one library's remarks on another: nothing that a user can act on
     warnings.showwarning = lambda message, *_, **__: echo(f"skysky: {message}", err=True)
 
-for command in (mask, show_status, video, camera, sphere, train, evaluate, export, quantize, data, bench, models, lab,
-                live, serve):
+for command in (mask, show_status, video, camera, sphere, teach, train, evaluate, export, quantize, data, bench,
+                models, lab, live, serve):
     main.add_command(command)
