@@ -35,8 +35,8 @@ def _suggest(photos, out, model, count, overwrite):
 @click.command(short_help="Teach a model your own place from a few corrected masks.")
 @click.argument("pairs", metavar="PAIRS|PHOTOS")
 @click.option("-o", "--out", metavar="FILE", show_default="with --suggest PHOTOS_suggested.jpg",
-              help="The .onnx file to write, with its card (.json) and pictures of before and after (.jpg); with --suggest "
-                   "the sheet.")
+              help="The .onnx file to write, with its card (.json) and pictures of before and after (.jpg); with "
+                   "--suggest the sheet.")
 @click.option("--suggest", is_flag=True, help="Say which of the pictures in the folder PHOTOS are most worth a label: "
               "those of which the model is unsure, and no two alike.")
 @click.option("-n", "count", default=20, type=click.IntRange(min=1), help="Pictures that --suggest names.")
