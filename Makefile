@@ -2,7 +2,7 @@
 # make test             everything the project checks
 # make docs             the documentation as a site, in site/
 # make lab              the notebooks in JupyterLab
-# make export           notebooks -> skysky/, README.md and the picture of docs/design.md
+# make export           notebooks -> skysky/, README.md, the picture of docs/design.md and the chapters of docs/book.md
 # make lowest           the demo with the oldest release of each requirement that settings.ini permits
 # make audit            known faults and the licences of what an install brings
 SHELL := /bin/bash
@@ -68,6 +68,7 @@ export: .venv/dev
 	$(BIN)/nbdev-export
 	$(BIN)/python tests/test_readme.py
 	$(BIN)/python tests/test_design.py
+	$(BIN)/python tests/test_reading.py
 
 .venv-release:
 	$(PYTHON) -m venv .venv-release

@@ -17,8 +17,8 @@ import nbformat
 ROOT = Path(__file__).parent.parent
 PARTS = {"nbs": "Modules", "nbs/scenes": "Scenes", "nbs/train": "Train", "nbs/measure": "Measure",
          "nbs/widgets": "Widgets", "nbs/tutorials": "Tutorials"}  # the others follow, under their own names
-TEXTS = {"Design": "docs/design.md", "Contributing": "CONTRIBUTING.md", "What changed": "CHANGELOG.md",
-         "Security": "SECURITY.md", "Threats": "docs/threats.md"}
+TEXTS = {"The book": "docs/book.md", "Design": "docs/design.md", "Contributing": "CONTRIBUTING.md",
+         "What changed": "CHANGELOG.md", "Security": "SECURITY.md", "Threats": "docs/threats.md"}
 PICTURES = {"image/png": "png", "image/jpeg": "jpg", "image/svg+xml": "svg"}
 LINK = re.compile(r"(\]\(|(?:src|href)=\")(?!https?:|#|data:|mailto:)([^)#\"\s]+)")
 pages, pictures, linked = {}, {}, {}  # address -> text; -> bytes or file; what is made for the sake of a link
@@ -139,7 +139,8 @@ def models():
         heads = ["measured on", *(f.replace("_", " ") for f in figures)]
         lines += ["", f"| {' | '.join(heads)} |", "| --- "*len(heads) + "|"]
         for name, row in metrics.items():
-            shown = (f"{v:.3f}" if isinstance(v, float) and v < 10 else "×".join(map(str, v)) if isinstance(v, list)
+            shown = (f"{v:.3f}" if isinstance(v, float) and v < 10 else
+                     ("–" if isinstance(v[0], float) else "×").join(map(str, v)) if isinstance(v, list)
                      else f"{v:.0f}" if isinstance(v, float) else cell(v) for v in map(row.get, figures))
             lines.append(f"| {name} | {' | '.join(shown)} |")
         lines.append("")

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'MIN_SIDE', 'OUTPUTS', 'SKY_COLOR', 'LAYOUTS', 'UNSURE', 'stored_view', 'opened_image', 'read_image',
-           'image_size', 'is_whole', 'orientation', 'image_suffixes', 'image_names', 'find_images', 'image_bytes',
-           'write_image', 'overlay', 'Layout', 'layout_of', 'output_folder', 'distinct_stems', 'output_name',
-           'check_bare', 'output_names', 'cutout', 'newsky', 'mask_bytes', 'write_mask']
+           'image_size', 'is_whole', 'orientation', 'natural_order', 'image_suffixes', 'image_names', 'find_images',
+           'image_bytes', 'write_image', 'overlay', 'Layout', 'layout_of', 'output_folder', 'distinct_stems',
+           'output_name', 'check_bare', 'output_names', 'cutout', 'newsky', 'mask_orientation', 'mask_bytes',
+           'write_mask']
 
 # %% ../nbs/01_images.ipynb #00000002
 import glob
@@ -298,7 +299,7 @@ def _natural(name):
     return key
 
 
-def _sorted(names):
+def natural_order(names: Iterable[str]) -> list[str]:
     "Relative paths in the order that people expect: folder by folder, 2 before 10."
     keys = {"": []}
     def key(name):
@@ -361,7 +362,7 @@ def _search(source, say):
         else: raise SkyError(f"{source}: no such file or folder; check the path")
     except (OSError, ValueError) as e: raise SkyError(f"{source}: cannot be searched ({e}); check the path") from e
     suffixes, wanted = list(map(_suffix, found)), set(image_suffixes())
-    names = _sorted(name for name, suffix in zip(found, suffixes, strict=True) if suffix in wanted)
+    names = natural_order(name for name, suffix in zip(found, suffixes, strict=True) if suffix in wanted)
     return root, names, _left_out(Counter(suffixes))
 
 
@@ -506,6 +507,8 @@ class Layout(NamedTuple):
     bare: bool = False  # the program looks for a picture's bare name, without its sub-folder: no two may be alike
     drop: str = ""  # what the stem loses at its end
     project: str = ""  # the file beside the picture folder that names each picture, and has to name its mask
+    turns: tuple = ()  # formats that a program turns which does not turn the others, as Pillow calls them
+    kind: str = "mask"  # the kind of output that has this name, a key of `OUTPUTS`; the others have their own
 
 
 LAYOUTS = {
@@ -513,15 +516,16 @@ LAYOUTS = {
     "skysky": Layout("{folder}_sky", "{stem}_mask.png", 255, 0, True, pictures=""),
     # COLMAP leaves EXIF orientation aside, so that pictures share a camera (github.com/colmap/colmap, 1406 and 2104)
     "colmap": Layout("masks", "{name}.png", 0, 255, False),
-    # VGGT reads with PIL.Image.open (vggt/utils/load_fn.py), which does not turn
-    "vggt": Layout("{folder}_sky_masks", "{name}", 0, 255, False),
-    # OpenDroneMap: beside the picture; its OpenSfM reads with cv2.IMREAD_IGNORE_ORIENTATION (opensfm/io.py)
-    "odm": Layout("{folder}", "{stem}_mask.png", 0, 255, False),
+    # VGGT reads with PIL.Image.open (vggt/utils/load_fn.py), which turns TIFF alone
+    "vggt": Layout("{folder}_sky_masks", "{name}", 0, 255, False, turns=("TIFF",)),
+    # OpenDroneMap: beside the picture; its OpenSfM reads with cv2.IMREAD_IGNORE_ORIENTATION (opensfm/io.py), but
+    # OpenCV turns TIFF all the same
+    "odm": Layout("{folder}", "{stem}_mask.png", 0, 255, False, turns=("TIFF",)),
     # Metashape's manual names no rule: upright, as it shows the pictures
     "metashape": Layout("masks", "{stem}_mask.png", 0, 255, True),
     # Nerfstudio: mask_path of transforms.json, read with PIL.Image.open, 0 is left out (nerfstudio/data/utils/
     # data_utils.py; docs.nerf.studio/quickstart/data_conventions.html)
-    "nerfstudio": Layout("masks", "{stem}.png", 0, 255, False, project="transforms.json"),
+    "nerfstudio": Layout("masks", "{stem}.png", 0, 255, False, project="transforms.json", turns=("TIFF",)),
     # RealityScan, once RealityCapture: a layer beside the picture (rchelp.capturingreality.com/en-US/tools/
     # imglayers.htm), black is left out (LichtFeld reads these files so: github.com/MrNeRF/LichtFeld-Studio/pull/551);
     # of EXIF it says nothing: on the pixels as they are stored
@@ -550,6 +554,7 @@ def layout_of(
     layout: str | Layout = "skysky",  # a key of `LAYOUTS`, or what this function returned
     name: str | None = None,  # of a mask, see `Layout`; None: the layout's own
     keep: str | None = None,  # what a mask has 255 for, the rest gets 0: "sky" or "ground"; None: as the layout says
+    kind: str = "mask",  # the kind of output that is called `name`
 ) -> Layout:
     "A layout, with a pattern of names and a polarity of one's own. Raises `SkyError` for a pattern that can't be one."
     row = layout if isinstance(layout, Layout) else _pick(LAYOUTS, layout, "layout")
@@ -557,18 +562,20 @@ def layout_of(
         try: alike = name.format(name="a.jpg", stem="a", ext=".jpg") == name.format(name="b.jpg", stem="b", ext=".jpg")
         except (LookupError, ValueError, AttributeError): alike = True
         if alike or re.search(r"[/\\\0]", name):
-            raise SkyError(f"{name}: no pattern for names of masks; write {{stem}} or {{name}}, and {{ext}} for .jpg, "
-                           "as in {stem}_mask.png; a folder is named with -o")
-        if not name.endswith(("{name}", "{ext}")) and Path(name).suffix.lower() not in _EXACT:
-            raise SkyError(f"{name}: a mask needs a format that keeps its values; end in {' or '.join(_EXACT)}")
-        row = row._replace(name=name, drop="")
+            raise SkyError(f"{name}: no pattern for names; write {{stem}} or {{name}}, and {{ext}} for .jpg, as in "
+                           "{stem}_mask.png; a folder is named with -o")
+        fit = _FITTING.get(kind, _WRITERS)
+        if not name.endswith(("{name}", "{ext}")) and Path(name).suffix.lower() not in fit:
+            raise SkyError(f"{name}: {kind} needs a format that keeps its values; end in {' or '.join(fit)}")
+        row = row._replace(name=name, drop="", kind=kind)
     if keep is not None:
         white = _pick({"sky": 255, "ground": 0}, keep, "thing to keep")
         row = row._replace(sky=white, ground=255 - white, ignored=None)
     return row
 
 
-_EXACT = (".png", ".tif", ".tiff", ".bmp")  # suffixes of masks
+_FITTING = {"mask": (".png", ".tif", ".tiff", ".bmp"), "prob": (".png", ".tif", ".tiff", ".bmp"),
+            "prob16": (".png", ".tif", ".tiff"), "cutout": (".png", ".tif", ".tiff", ".webp")}  # formats of outputs
 
 # %% ../nbs/01_images.ipynb #0000002e
 def output_folder(
@@ -607,13 +614,13 @@ def distinct_stems(
 def output_name(
     name: str,  # relative path of a picture
     kind: str = "mask",  # a key of `OUTPUTS`
-    layout: str | Layout = "skysky",  # see `layout_of`: it names the masks; the other kinds have one name everywhere
+    layout: str | Layout = "skysky",  # see `layout_of`: it names one kind, the masks; others have one name everywhere
     stem: str | None = None,  # see `distinct_stems`; None: its own
 ) -> str:  # relative to the output folder
     "The file to write for a picture."
     suffix, row = _pick(OUTPUTS, kind, "output"), layout_of(layout)
     folder, name = os.path.split(name)
-    if kind != "mask": return os.path.join(folder, (stem or Path(name).stem) + suffix)
+    if kind != row.kind: return os.path.join(folder, (stem or Path(name).stem) + suffix)
     own, ext = os.path.splitext(name)
     stem = own if "{ext}" in row.name else stem or own
     called = row.name.format(name=name, stem=stem.removesuffix(row.drop) or stem, ext=ext)
@@ -714,6 +721,19 @@ def _carried(im, stream, shape):
     return exif, icc
 
 
+def _turned(im, stream, layout):
+    "The orientation on whose pixels a mask lies, as a program sees a picture."
+    return 1 if layout.upright or im.format in layout.turns else _orientation(im, stream)
+
+
+def mask_orientation(
+    picture: str | os.PathLike,
+    layout: Layout,
+) -> int:  # EXIF, 1..8; 1: upright
+    "How a mask of `layout` is turned against its upright picture, see `stored_view`."
+    with opened_image(picture) as (im, _, stream): return _turned(im, stream, layout)
+
+
 def mask_bytes(
     sky,  # a `skysky.mask.SkyMask`
     kind: str = "mask",  # a key of `OUTPUTS`; prob and prob16 are soft, of 8 and 16 bits, cutout is RGBA
@@ -728,7 +748,7 @@ def mask_bytes(
     layout, suffix = layout_of(layout), Path(path).suffix.lower()
     painted, code, exif, icc = kind in ("overlay", "cutout", "newsky"), 1, None, None
     if painted and image is None: raise SkyError(f"{kind} needs the picture: pass image=")
-    if kind == "mask" and layout.name.endswith(("{name}", "{ext}")): suffix = ".png"
+    if not painted and kind == layout.kind and layout.name.endswith(("{name}", "{ext}")): suffix = ".png"
     if not painted and suffix in (".jpg", ".jpeg", ".webp"):
         raise SkyError(f"{path}: {suffix} would blur the values of a {kind}; use .png")
     if painted: img = getattr(sky, kind)(image, **options)
@@ -738,7 +758,7 @@ def mask_bytes(
     else: img = _levels(sky.prob, 65535 if kind == "prob16" else 255)
     if image is not None and not isinstance(image, np.ndarray):
         with opened_image(image) as (im, _, stream):
-            if not (painted or layout.upright): code = _orientation(im, stream)
+            if not painted: code = _turned(im, stream, layout)
             img = np.ascontiguousarray(stored_view(img, code))
             exif, icc = _carried(im, stream, img.shape)
     return image_bytes(img, suffix, kind == "mask", True, exif, icc if painted else None, path)

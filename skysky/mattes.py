@@ -19,7 +19,7 @@ import numpy as np
 
 from .compositing import LIGHT, NEW_SKY, sky_part
 from .core import SkyError
-from .images import Layout, orientation, output_name, read_image, stored_view
+from .images import Layout, mask_orientation, output_name, read_image, stored_view
 from .mask import SkyMask
 
 # %% ../nbs/02e_mattes.ipynb #mt000005
@@ -83,7 +83,7 @@ def read_left_out(
 ) -> np.ndarray:  # H,W bool, upright
     "What a mask leaves out. Raises `SkyError` for one of another size."
     mask = read_image(path)[..., 0]
-    if not layout.upright: mask = stored_view(mask, {6: 8, 8: 6}.get(code := orientation(picture), code))
+    mask = stored_view(mask, {6: 8, 8: 6}.get(code := mask_orientation(picture, layout), code))
     if mask.shape != (height, width):
         raise SkyError(f"{path}: {mask.shape[1]}×{mask.shape[0]} px, but its picture {width}×{height}; export it anew")
     if layout.name.endswith("labelIds.png"): return mask == layout.sky

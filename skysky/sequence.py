@@ -18,7 +18,7 @@ from pathlib import Path
 from .core import SkyError, is_ours
 from .defaults import SEQUENCE_RATE
 from .frames import Frame, video_frame  # before PyAV: it loads OpenCV
-from .images import find_images, image_size, image_suffixes, orientation, read_image
+from .images import find_images, image_size, image_suffixes, read_image
 from .read_video import VideoReader, check_frame
 
 # %% ../nbs/06e_sequence.ipynb #97a8ce8d
@@ -36,11 +36,8 @@ def _numbered(source, say):
     return paths
 
 
-def _number(path): return int((re.findall(r"\d+", path.stem) or ["-1"])[-1])
-
-
 def find_frames(
-    source: str | os.PathLike | Sequence,  # a video; a pattern (shot/*.png, shot/%04d.png); or paths of pictures
+    source: str | os.PathLike | Sequence,  # a video; a pattern (shot/*.png, shot/%04d.png); or pictures in order
     say: Callable[[str | SkyError], object] = lambda line: None,  # see `skysky.images.image_names`
 ) -> Path | list[Path]:  # the video; or the pictures of a sequence in their order, without those that skysky wrote
     "Where the frames are that a video or a sequence of pictures has. Raises `SkyError` for a pattern of nothing."
@@ -53,9 +50,12 @@ def find_frames(
     if len(paths) == 1: return find_frames(paths[0], say)
     if odd := next((path for path in paths if path.suffix.lower() not in image_suffixes()), None):
         raise SkyError(f"{odd}: one of several, and no picture; give one video, or the pictures of a sequence")
-    return sorted((path for path in paths if not is_ours(path)), key=lambda path: (str(path.parent), _number(path)))
+    return [path for path in paths if not is_ours(path)]
 
 # %% ../nbs/06e_sequence.ipynb #731e5549
+def _number(path): return int((re.findall(r"\d+", path.stem) or ["-1"])[-1])
+
+
 class SequenceReader:
     "The frames of a sequence of pictures, see `skysky.read_video.VideoReader`."
     broken: str = ""  # after the last frame: one line when a picture could not be taken
@@ -67,9 +67,8 @@ class SequenceReader:
         "Look at the first picture, whose size all must have. Raises `SkyError` when it is none."
         if not pictures: raise SkyError("no pictures: all that is named was written by skysky")
         self.pictures, self.frames, self.rate = pictures, len(pictures), Fraction(rate).limit_denominator(1001)
-        size = image_size(pictures[0])
-        self.height, self.width = size[::-1] if orientation(pictures[0]) > 4 else size  # px, upright
-        check_frame(pictures[0], self.width, self.height)
+        check_frame(pictures[0], *image_size(pictures[0])[::-1])
+        self.height, self.width = read_image(pictures[0]).shape[:2]  # px, upright
 
     def left_out(self) -> list[str]:
         "A line when numbers are missing: time goes on as if they had never been."
@@ -77,7 +76,7 @@ class SequenceReader:
         steps = [b - a for a, b in pairwise(numbers)]
         if min([*numbers, *steps], default=-1) < 0 or not any(steps): return []
         n = (numbers[-1] - numbers[0])//math.gcd(*steps) + 1 - len(numbers)
-        return [f"{n} numbers missing between {self.pictures[0].name} and {self.pictures[-1].name}"] if n else []
+        return [f"{n} number{'s'*(n > 1)} missing between {self.pictures[0].name} and {self.pictures[-1].name}"] if n else []
 
     def _read(self, path):
         img = read_image(path)

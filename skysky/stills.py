@@ -149,7 +149,7 @@ class Stills:
 def write_stills(
     source: str | os.PathLike | Sequence,  # see `find_frames`
     out: str | os.PathLike | None = None,  # see `Stills`, as for `kinds`, `layout` and `suffix`
-    seg: Segmenter | None = None,  # None: `video_segmenter`
+    seg: Segmenter | Callable[[], Segmenter] | None = None,  # called when it is needed; None: `video_segmenter`
     pick: Pick = ALL,
     kinds: Iterable[str] = ("mask",), layout="skysky", suffix: str = ".jpg",
     edits: Edits = NO_EDITS,  # what is done to each mask before it is written
@@ -165,7 +165,7 @@ def write_stills(
     stills, sources = Stills(found, out, kinds, layout, suffix), [found] if isinstance(found, Path) else found
     before = {number: [file for file in stills.new(number) if os.path.lexists(file)] for number in stills.there()}
     check_outputs([*sum(before.values(), []), *([table] if table and not is_stream(table) else [])], sources, overwrite)
-    seg = seg or video_segmenter(threads=threads)
+    if not isinstance(seg, Segmenter): seg = seg() if seg else video_segmenter(threads=threads)
     edits = edits.for_kinds(stills.kinds, seg)
 
     def write(result):

@@ -25,7 +25,8 @@ from skysky.cli import main
 from skysky.core import MARK
 from skysky.images import LAYOUTS, OUTPUTS
 from skysky.manifest import MANIFEST
-from skysky.weights import DEFAULT_MODEL, file_sha256
+from skysky.model_file import file_sha256
+from skysky.weights import DEFAULT_MODEL
 
 SKYSKY = [sys.executable, "-c", "from skysky.cli import main; main(prog_name='skysky')"]
 
@@ -497,11 +498,11 @@ def test_colmap_finds_no_features_in_the_sky_whatever_the_orientation(tmp_path):
     from sklearn.datasets import load_sample_image
     china, stored = load_sample_image("china.jpg"), {}
     (tmp_path/"images").mkdir()
-    for orientation, turn in STORED.items():
-        stored[f"{orientation}.jpg"] = store = partial(turned, turn=turn)
+    for name, orientation in {**{f"{code}.jpg": code for code in STORED}, "scan.tif": 6}.items():
+        stored[name] = store = partial(turned, turn=STORED[orientation])
         exif = Image.Exif()
         exif[0x112] = orientation
-        store(china).save(path := tmp_path/f"images/{orientation}.jpg", quality=95, exif=exif)
+        store(china).save(path := tmp_path/"images"/name, quality=95, exif=exif)
         assert np.abs(read_image(path).astype(int) - china).mean() < 3, "the picture is what it claims to be"
     assert skysky("mask", ".", "--layout", "colmap", cwd=tmp_path).returncode == 0
     assert skysky("mask", "images", "-o", "upright", cwd=tmp_path).returncode == 0
@@ -515,7 +516,7 @@ def test_colmap_finds_no_features_in_the_sky_whatever_the_orientation(tmp_path):
 
     everywhere, masked = features("all.db"), features("masked.db", mask_path=tmp_path/"masks")
     for name, store in stored.items():
-        sky = read_image(tmp_path/"upright"/name.replace(".jpg", "_mask.png"))[..., 0]
+        sky = read_image(tmp_path/f"upright/{Path(name).stem}_mask.png")[..., 0]
         there = np.asarray(store(sky)) > 0  # Pillow turns it, not skysky
         others, kept = (~there[xy[:, 1], xy[:, 0]] for xy in (everywhere[name], masked[name]))
         print(f"{name}: of {len(others)} key points {(~others).sum()} lie in the sky; with masks {(~kept).sum()}, and "

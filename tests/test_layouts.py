@@ -1,17 +1,22 @@
 "Every layout, read as the program that it is for says: names, places, values, on pixels as that program sees them."
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from click.testing import CliRunner
 from PIL import Image, ImageCms, ImageOps
 
 from skysky.cli import main
+from skysky.frames import video_frame
 from skysky.images import LAYOUTS, layout_of
+from skysky.write_video import VideoWriter
 
 # name -> EXIF orientation
-PICTURES = {"cam 1/a.b.c.jpg": 6, "cam 1/low/täg.PNG": 1, "d.jpeg": 3, "e f.webp": 8, "g.tif": 1}
+PICTURES = {"cam 1/a.b.c.jpg": 6, "cam 1/low/täg.PNG": 1, "d.jpeg": 3, "e f.webp": 8, "g.tif": 1, "h i.tif": 6,
+            "j.TIFF": 3}
 SIZE = (96, 64)  # px, upright
 
 
@@ -19,7 +24,7 @@ SIZE = (96, 64)  # px, upright
 def blue(model): return model  # for which blue is sky
 
 
-def stored(path): return np.asarray(Image.open(path))
+def stored(path): return np.asarray(Image.open(path))  # Pillow turns TIFF as EXIF says, and nothing else
 def upright(path): return np.asarray(ImageOps.exif_transpose(Image.open(path)))
 
 
@@ -38,6 +43,13 @@ READERS = {
     "meshroom": lambda d, n: stored(d/"masks"/f"{Path(n).stem}.png") != 0,
     "cityscapes": lambda d, n: stored(d/"gtFine"/Path(n).with_name(Path(n).stem + "_gtFine_labelIds.png")) != 23,
 }
+
+
+def seen(path, row):
+    "A picture as the program of a layout sees it."
+    if row.upright: return upright(path)
+    turns = path.suffix.lower() in (".tif", ".tiff") and not row.turns
+    return tifffile.imread(path) if turns else stored(path)
 
 
 def nerfstudio(root):
@@ -65,10 +77,13 @@ def project(root, pictures=PICTURES, folder="images"):
     return root
 
 
-def mask(*args):
-    run = CliRunner().invoke(main, ["mask", *map(str, args)])
+def skysky(*args):
+    run = CliRunner().invoke(main, [*map(str, args)])
     assert run.exit_code == 0, run.output
     return run.output
+
+
+def mask(*args): return skysky("mask", *args)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -85,9 +100,30 @@ def test_layout_is_what_its_program_reads(tmp_path, blue, layout):
     for name in PICTURES:
         path = tmp_path/(row.pictures or "images")/name
         ground = READERS[layout](tmp_path, name)
-        seen = (upright if row.upright else stored)(path)
-        assert ground.shape == seen.shape[:2]
-        assert ((seen[..., 2] < 190) == ground).mean() > .97, f"{name}: {layout} keeps the ground"
+        picture = seen(path, row)
+        assert ground.shape == picture.shape[:2]
+        assert ((picture[..., 2] < 190) == ground).mean() > .97, f"{name}: {layout} keeps the ground"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_frames_of_a_video_lie_as_pictures_do(tmp_path, blue, layout):
+    row = LAYOUTS[layout]
+    pictures = tmp_path/(row.pictures or "images")
+    view = np.full((SIZE[1], SIZE[0], 3), 128, np.uint8)
+    view[:16], view[:, :10] = (80, 140, 250), (80, 140, 250)
+    with VideoWriter(tmp_path/"a walk.no 1.mkv") as video:
+        for i in range(7): video.write(video_frame(view, i, Fraction(1, 10)))
+    skysky("video", tmp_path/"a walk.no 1.mkv", "--save", "frames", "--every", ".3s", "--layout", layout,
+           "-o", pictures, "--model", blue, "--no-refine")
+    names = sorted(p.name for p in pictures.glob("*.jpg"))
+    assert names == [f"a walk.no 1_{i:06}.jpg" for i in (0, 3, 6)]
+    if layout == "nerfstudio":
+        names = [f"images/{name}" for name in names]
+        frames = [{"file_path": n, "mask_path": f"masks/{Path(n).stem}.png"} for n in names]
+        (tmp_path/"transforms_masks.json").write_text(json.dumps({"frames": frames}))
+    for name in names:
+        ground = READERS[layout](tmp_path, Path(name).name)
+        assert ((stored(pictures/Path(name).name)[..., 2] < 190) == ground).mean() > .97
 
 
 def test_layouts_and_readers_are_the_same():
@@ -113,6 +149,23 @@ def test_own_names_and_polarity(tmp_path, blue):
     run = CliRunner().invoke(main, ["mask", str(tmp_path/"images"), "--name", "mask.png", "--model", str(blue)])
     assert run.exit_code == 1 and "{stem}" in run.output
     assert layout_of("colmap", keep="sky").sky == 255
+
+
+def test_soft_alpha_as_tiff(tmp_path, blue):
+    project(tmp_path, {"a/x y.jpg": 6, "b.png": 1})
+    for kind, white in (("prob", 255), ("prob16", 65535)):
+        mask(tmp_path/"images", "--save", kind, "--name", "{stem}.tif", "-o", tmp_path/kind, "--model", blue)
+        for name in ("a/x y.tif", "b.tif"):
+            with Image.open(tmp_path/kind/name) as im:
+                alpha = np.asarray(im)
+                assert im.format == "TIFF" and alpha.shape == SIZE[::-1] and alpha.max() <= white
+                assert alpha[5, 50] > .9*white and alpha[50, 50] < .2*white
+    mask(tmp_path/"images", "--save", "cutout", "--name", "{stem}_alpha.tif", "-o", tmp_path/"cut", "--model", blue)
+    assert stored(tmp_path/"cut/b_alpha.tif").shape == (*SIZE[::-1], 4)
+    for wrong in (("--save", "prob16", "--name", "{stem}.bmp"), ("--save", "cutout", "--name", "{stem}.jpg"),
+                  ("--save", "prob,cutout", "--name", "{stem}.png")):
+        run = CliRunner().invoke(main, ["mask", str(tmp_path/"images"), *wrong, "--model", str(blue)])
+        assert run.exit_code == 1 and "--name names" in run.output or "keeps its values" in run.output
 
 
 def test_nerfstudio_gets_small_masks_for_its_small_pictures(tmp_path, blue):

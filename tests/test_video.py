@@ -665,3 +665,81 @@ def test_pictures_one_after_another_are_a_video(tmp_path, kind):
     with path.open("wb") as f:
         for i in range(5): Image.fromarray(view(i)).save(f, kind)
     assert segment_video(path, tmp_path/"out.mp4").frames == 5
+
+
+# Numbered pictures, and frames as pictures
+
+def shot(folder, numbers, code=1, suffix="png"):
+    "Pictures that show a post that moves, stored as EXIF says."
+    folder.mkdir()
+    turn = {1: None, 6: Image.ROTATE_90}[code]
+    exif = Image.Exif()
+    exif[0x112] = code
+    for i, number in enumerate(numbers):
+        im = Image.fromarray(view(i))
+        (im if turn is None else im.transpose(turn)).save(folder/f"a_{number:04}.{suffix}", exif=exif)
+    return folder
+
+
+def test_numbered_pictures_are_a_video(tmp_path):
+    shot(tmp_path/"shot", [8, 9, 10, 11, 13], code=6)
+    run = skysky("video", "shot/a_%04d.png", "--rate", "12.5", "--csv", "x.csv", cwd=tmp_path)
+    assert run.returncode == 0 and run.stderr == "skysky: 1 number missing between a_0008.png and a_0013.png\n"
+    assert head(tmp_path/"shot_sky.mp4")["size"] == (160, 90)
+    assert stamps(tmp_path/"shot_sky.mp4", "video") == [Fraction(2*i, 25) for i in range(5)]
+    assert len((tmp_path/"x.csv").read_text().splitlines()) == 6
+    assert skysky("video", *sorted((tmp_path/"shot").iterdir()), "-q", cwd=tmp_path).returncode == 0
+    for wrong, line in (("none/*.png", "no pictures"), ("shot/a_%05d.png", "such numbers"), ("shot", "'shot/*.jpg'")):
+        run = skysky("video", wrong, cwd=tmp_path)
+        assert run.returncode == 1 and line in run.stderr and len(run.stderr.splitlines()) == 1
+
+
+def test_a_picture_that_is_damaged_costs_its_frame(tmp_path):
+    shot(tmp_path/"shot", range(5))
+    (tmp_path/"shot/a_0002.png").write_bytes((tmp_path/"shot/a_0002.png").read_bytes()[:99])
+    run = skysky("video", "shot/*.png", "--save", "frames", "--layout", "colmap", cwd=tmp_path)
+    assert run.returncode == 3 and "1 of 5 pictures left out" in run.stderr and "a_0002.png" in run.stderr
+    assert files(tmp_path/"masks") == [f"a_{i:04}.png.png" for i in (0, 1, 3, 4)]
+
+
+def test_masks_of_a_sequence_lie_on_its_pictures_as_they_are_stored(tmp_path):
+    shot(tmp_path/"images", range(3), code=6, suffix="jpg")
+    run = skysky("video", "images/*.jpg", "--save", "frames,mask,prob16", "--layout", "colmap", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert files(tmp_path/"images") == [f"a_{i:04}.jpg" for i in range(3)]
+    with Image.open(tmp_path/"masks/a_0001.jpg.png") as im:
+        assert im.size == (90, 160) and np.asarray(im)[80, 5] == 0 and np.asarray(im)[80, 80] == 255
+    with Image.open(tmp_path/"masks/a_0001_prob16.png") as im: assert im.mode.startswith("I")
+
+
+def test_frames_are_upright_and_whole_and_the_users(tmp_path):
+    make(tmp_path/"in.mp4", size=(96, 64), rotation=90)
+    assert skysky("video", "in.mp4", "--save", "frames", "--every", "8", "-o", "images", cwd=tmp_path).returncode == 0
+    names = [f"in_{i:06}.jpg" for i in (0, 8, 16)]
+    assert files(tmp_path/"images") == names and len(files(tmp_path/"images_sky")) == 3
+    with Image.open(tmp_path/"images"/names[0]) as im: assert im.size == (64, 96)
+    assert not any(is_ours(tmp_path/"images"/name) for name in names)
+    run = skysky("video", "in.mp4", "--save", "frames", "-o", "images", cwd=tmp_path)
+    assert run.returncode == 1 and "--overwrite" in run.stderr
+    assert files(tmp_path/"images") == names
+    run = skysky("video", "in.mp4", "--save", "frames", "--every", "10", "-o", "images", "--overwrite", cwd=tmp_path)
+    assert run.returncode == 0 and "2 earlier frames of it stay" in run.stderr
+    assert skysky("mask", "images", cwd=tmp_path).returncode == 0, "they are pictures as others are"
+
+
+def test_an_interrupt_leaves_whole_frames(tmp_path):
+    make(tmp_path/"in.mp4", range(400), size=(320, 180))
+    code = INTERRUPTIBLE + SKYSKY[-1]
+    process = subprocess.Popen([sys.executable, "-c", code, "video", "in.mp4", "--save", "frames", "-o", "images"],
+                               cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 120
+    while not (tmp_path/"images_sky").is_dir() or len(files(tmp_path/"images_sky")) < 5:
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(.05)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130 and "what is written is whole" in stderr
+    for name in ("images", "images_sky"):
+        assert not [p for p in (tmp_path/name).iterdir() if p.name.startswith(".")]
+        for path in (tmp_path/name).iterdir():
+            with Image.open(path) as im: im.load()

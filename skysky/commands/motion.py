@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
-from .console import echo
-from .options import model_options, open_segmenter
-from ..defaults import SMOOTHING, VIDEO_SIZE
+from .console import echo, near
+from .options import mask_options, model_options, open_segmenter, read_mask_options
+from ..defaults import SEQUENCE_RATE, SMOOTHING, VIDEO_SIZE
 
 
 # %% ../../nbs/commands/03_motion.ipynb #0000001d
@@ -38,17 +39,69 @@ def _counter(quiet: bool):
         click.echo(f"\r{p.frames}{total} frames  {p.rate:.1f} a second{left}\033[K", nl=False, err=True)
     return show
 
+# %% ../../nbs/commands/03_motion.ipynb #86e44a11
+_FOR_FRAMES = ("every", "sharpest", "suffix", "layout", "name", "keep", "grow", "feather", "combine", "join", "sky",
+               "light")  # parameters of the command
+
+
+def _refuse_for_video(ctx, kinds):
+    "Refuse options that would have no effect."
+    given = [p for p in ctx.command.params if ctx.get_parameter_source(p.name) is ParameterSource.COMMANDLINE]
+    names = {p.name: p.opts[-1] for p in given}
+    if kinds[0] != "frames" and (odd := [names[name] for name in _FOR_FRAMES if name in names]):
+        raise click.UsageError(f"{odd[0]} goes with --save frames")
+    if kinds[0] == "frames" and "csv_only" in names: raise click.UsageError("--csv-only goes with a video")
+
+
+def _write_video(found, out, seg, save, table, csv_only, **options):
+    "Write a video or a table; what is written, and the `VideoResult`."
+    from skysky.core import check_outputs, is_stream
+    from skysky.frames import ALPHA_OUTPUTS
+    from skysky.jobs import check_places
+    from skysky.video import segment_video
+    from skysky.write_video import video_codec
+    one = found if isinstance(found, Path) else found[0].absolute().parent
+    name = one.with_name(f"{one.stem if one is found else one.name}_sky")
+    if csv_only: out, table = None, table or Path(f"{name}.csv")
+    else: out = out or Path(f"{name}{'.webm' if save in ALPHA_OUTPUTS else '.mp4'}")
+    files = [path for path in (out, table) if path and not (path is table and is_stream(path))]
+    check_outputs(files, [found] if one is found else found, options["overwrite"])  # before a model is fetched
+    check_places(files)
+    if out: video_codec(out, save in ALPHA_OUTPUTS)
+    return ", ".join(str(f) for f in (out, table) if f), segment_video(found, out, seg(), save, table=table, **options)
+
+
+def _write_frames(found, out, seg, kinds, layout, pick, suffix, **options):
+    "Write frames and their masks; what is written, and the `VideoResult`."
+    from skysky.jobs import check_places
+    from skysky.stills import Stills, parse_pick, write_stills
+    stills = Stills(found, out, kinds, layout, suffix)
+    check_places(stills.new(0))
+    result = write_stills(found, out, seg, parse_pick(*pick), kinds, layout, suffix, **options)
+    return f"{near(stills.folder)}, {near(stills.masks)}", result
+
 # %% ../../nbs/commands/03_motion.ipynb #0000001e
 _PARTIAL = 3  # exit status of a run whose source was damaged or cut off
 
 @click.command(short_help="Find the sky in every frame of a video.")
-@click.argument("source", metavar="VIDEO")
-@click.option("-o", "--out", metavar="FILE", show_default="NAME_sky.mp4 beside VIDEO; .webm for alpha and cutout",
-              help="The video to write. Its suffix chooses the codec: .mp4, .mov, .mkv H.264; .webm VP9; with "
-                   "transparency .webm VP9 or .mov ProRes 4444. HDR: HEVC, in .webm AV1, of 10 bits.")
+@click.argument("sources", nargs=-1, required=True, metavar="VIDEO")
+@click.option("-o", "--out", metavar="FILE|DIR",
+              show_default="NAME_sky.mp4 beside VIDEO; .webm for alpha and cutout; NAME_frames for frames",
+              help="The video to write, or the folder of the frames. The suffix of a video chooses its codec: .mp4, "
+                   ".mov, .mkv H.264; .webm VP9; with transparency .webm VP9 or .mov ProRes 4444. HDR: HEVC, in .webm "
+                   "AV1, of 10 bits.")
 @click.option("--save", default="overlay", metavar="KIND",
               help="What to write: overlay (sky painted), matte (probability in grey, sky white), alpha (all but the "
-                   "sky transparent), cutout (sky transparent).")
+                   "sky transparent), cutout (sky transparent); or frames: pictures, and their masks. Then "
+                   "also what else of them, after commas, as in `skysky mask`: frames,mask,prob16.")
+@click.option("--every", default="1", metavar="N|Ns",
+              help="With frames: one of N, or one in N seconds (2s), the first.")
+@click.option("--sharpest", is_flag=True, help="With frames: the sharpest of those, rather than the first.")
+@click.option("--format", "suffix", default="jpg", type=click.Choice(["jpg", "png", "webp", "tif"]),
+              help="With frames of a video: of their pictures.")
+@mask_options
+@click.option("--rate", type=click.FloatRange(0, 1000, min_open=True), metavar="FPS", show_default=str(SEQUENCE_RATE),
+              help="Of a sequence of pictures: frames a second.")
 @click.option("--smooth", default=SMOOTHING, type=click.FloatRange(0, 1, max_open=True), metavar="S",
               help="Smoothing in time, 0 (off) to below 1: less flicker. Follows motion, starts anew at a cut.")
 @click.option("--csv", "table", metavar="FILE",
@@ -61,37 +114,42 @@ _PARTIAL = 3  # exit status of a run whose source was damaged or cut off
 @model_options
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.pass_context
-def video(ctx, source, out, save, smooth, table, csv_only, overwrite, quiet, **model):
+def video(ctx, sources, out, save, every, sharpest, suffix, rate, smooth, table, csv_only, overwrite, quiet, **options):
     """Find the sky in every frame of a video; sound, time stamps and metadata are kept.
 
-    VIDEO is any file that FFmpeg reads. The new video is upright, and has even sides: an odd one gets its last row or
-    column twice. It appears when it is complete: after an error or Ctrl-C nothing is left behind. Of a source that is
-    damaged or cut off, the frames that can be read are written, and the exit status is 3. Time begins at zero, and
-    where the time stamps jump, it goes on. Sound, subtitles, cover and further streams are copied; sound that the new
-    file cannot hold becomes AAC or Opus, and what it cannot hold at all is said, a line for each.
+    VIDEO is any file that FFmpeg reads; or a sequence of pictures, in quotes 'shot/*.png' or shot/%04d.png, which has
+    --rate. The new video is upright, and has even sides: an odd one gets its last row or column twice. It appears when
+    it is complete: after an error or Ctrl-C nothing is left behind. Of a source that is damaged or cut off, the frames
+    that can be read are written, and the exit status is 3. Time begins at zero, and where the time stamps jump, it goes
+    on. Sound, subtitles, cover and further streams are copied; sound that the new file cannot hold becomes AAC or Opus,
+    and what it cannot hold at all is said, a line for each.
+
+    Frames are called NAME_000120.jpg, by their number. Their masks are the video's, smoothed in time, and lie where
+    --layout has them. Those of a sequence are copied to -o; without it, the masks of its own pictures are written.
     """
-    from skysky.core import check_outputs
-    from skysky.frames import ALPHA_OUTPUTS
-    from skysky.jobs import check_places, refuse_picture
-    from skysky.video import segment_video, video_segmenter
-    from skysky.write_video import video_codec
-    source = Path(source).expanduser()
-    refuse_picture(source)
-    name = source.with_name(f"{source.stem}_sky")
-    if csv_only: out, table = None, table or f"{name}.csv"
-    else: out = out or f"{name}{'.webm' if save in ALPHA_OUTPUTS else '.mp4'}"
-    out, table, files, say = _files(out, table, quiet)
-    check_outputs(files, [source], overwrite)  # before a model is fetched
-    check_places(files)
-    if out: video_codec(out, save in ALPHA_OUTPUTS)
-    seg = video_segmenter(open_segmenter, **model, say=say, quiet=quiet)
-    try: result = segment_video(source, out, seg, save, smooth, table, _counter(quiet), overwrite)
-    finally:
-        if not quiet and sys.stderr.isatty(): click.echo(err=True)
+    from skysky.core import SkyError
+    from skysky.images import natural_order
+    from skysky.jobs import refuse_picture
+    from skysky.sequence import find_frames
+    from skysky.video import video_segmenter
+    kinds = [kind.strip() for kind in save.split(",")]
+    layout, edits, model = read_mask_options(kinds[1:] or ["mask"], **options)
+    _refuse_for_video(ctx, kinds)
+    if len(sources) == 1: refuse_picture(sources[0])
+    out, table, _, say = _files(out, table, quiet)
+    found = find_frames(natural_order(sources) if len(sources) > 1 else sources[0],
+                        lambda line: echo(f"skysky: {line}", err=True) if isinstance(line, SkyError) else say(line))
+    if rate and isinstance(found, Path): raise SkyError("--rate is for sequences of pictures; a video has its own")
+    segmenter = lambda: video_segmenter(open_segmenter, **model, say=say, quiet=quiet)
+    run = {"smooth": smooth, "progress": _counter(quiet), "overwrite": overwrite, "rate": rate or SEQUENCE_RATE}
+    if kinds[0] == "frames":
+        what, result = _write_frames(found, out, segmenter, kinds[1:] or ["mask"], layout, edits=edits, table=table,
+                                     pick=(every, sharpest), suffix=f".{suffix}", **run)
+    else: what, result = _write_video(found, out, segmenter, save, table, csv_only, **run)
+    if not quiet and sys.stderr.isatty(): click.echo(err=True)
     for line in result.left_out: echo(f"skysky: {line}", err=True)
     if result.broken: echo(f"skysky: {result.broken}", err=True)
-    say(f"{result.frames} frames in {result.seconds:.1f} s, {result.frames/result.seconds:.1f} a second; "
-        + ", ".join(str(f) for f in (out, table) if f))
+    say(f"{result.frames} frames in {result.seconds:.1f} s, {result.frames/result.seconds:.1f} a second; {what}")
     ctx.exit(_PARTIAL if result.broken else 0)
 
 # %% ../../nbs/commands/03_motion.ipynb #00000020

@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 
 from .console import echo, near
-from .options import OUT_DEFAULT, model_options, open_segmenter
+from .options import OUT_DEFAULT, mask_options, model_options, open_segmenter, read_mask_options
 
 
 # %% ../../nbs/commands/02_pictures.ipynb #0000000e
@@ -114,28 +114,7 @@ class _Report:
 @click.option("--save", default="mask", metavar="KIND,...",
               help="What to write, separated by commas: mask (sky 255, rest 0), prob and prob16 (soft, 8 and 16 bit), "
                    "overlay (sky painted), cutout (sky transparent), newsky (another sky).")
-@click.option("--layout", default="skysky", metavar="NAME",
-              help="Whose names, values, places and orientation the masks have: skysky (sky is 255), colmap, vggt, "
-                   "odm, metashape, nerfstudio, realityscan, openmvs, meshroom (0), lichtfeld (192), cityscapes (23). "
-                   "Of a project folder, its images/ (cityscapes: leftImg8bit/) are done.")
-@click.option("--name", metavar="PATTERN", show_default="the layout's",
-              help="Names of the masks, for a program that is not listed: '{stem}_mask{ext}', say; x.jpg has the "
-                   "{stem} x, the {ext} .jpg and the {name} x.jpg. One that ends in {ext} or {name} is PNG inside.")
-@click.option("--keep", type=click.Choice(["sky", "ground"]), show_default="as the layout has it",
-              help="What is 255 in a mask; the rest is 0.")
-@click.option("--grow", default="0", metavar="PX|%",
-              help="Move the sky's edge outwards; a negative length shrinks the sky. With % of the picture's diagonal.")
-@click.option("--feather", default="0", metavar="PX|%",
-              help="Soften the edge: from 16 to 84 % within so much. For prob, prob16 and cutout.")
-@click.option("--combine", metavar="DIR", type=click.Path(exists=True, file_okay=False),
-              help="Join with masks that are there, of persons and cars, say: a folder of masks that have the layout's "
-                   "names, values and orientation. lichtfeld keeps the two apart.")
-@click.option("--join", default="union", type=click.Choice(["union", "intersection"]),
-              help="How --combine joins: what either leaves out is left out, or what both do.")
-@click.option("--sky", default="#78aae1", metavar="FILE|#RRGGBB",
-              help="The sky of --save newsky: a picture, of which the part above its ground is taken, or a colour.")
-@click.option("--light", default=.3, type=click.FloatRange(0, 1), metavar="L",
-              help="How much of the new sky's brightness and colour the ground takes on, 0 to 1.")
+@mask_options
 @click.option("--resume", is_flag=True,
               help="Go on with an earlier run, however it ended: do what is missing, and what has changed since, be it "
                    "the picture, its outputs, the settings or the model. Without it all pictures are done again.")
@@ -162,8 +141,8 @@ class _Report:
 @click.option("-v", "--verbose", is_flag=True, help="A line for each picture rather than a progress bar.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.pass_context
-def mask(ctx, sources, out, save, layout, name, keep, grow, feather, combine, join, sky, light,
-         resume, retry, skip_existing, fills, null, table, as_json, log, overwrite, batch, verbose, quiet, **model):
+def mask(ctx, sources, out, save, resume, retry, skip_existing, fills, null, table, as_json, log, overwrite, batch,
+         verbose, quiet, **options):
     """Write the sky masks of pictures.
 
     SOURCE is a file, a folder (searched with its subfolders) or a quoted pattern such as "photos/**/*.jpg"; a list of
@@ -181,12 +160,10 @@ def mask(ctx, sources, out, save, layout, name, keep, grow, feather, combine, jo
     from skysky.core import SkyError, check_outputs, is_stream, standard_stream
     from skysky.images import OUTPUTS, layout_of
     from skysky.jobs import Job
-    from skysky.mattes import Edits, parse_length, read_sky
     from skysky.transforms import open_transforms
     if skip_existing and (resume or retry): raise click.UsageError("--skip-existing and --resume exclude each other")
-    if name or keep: layout = layout_of(layout, name, keep)
-    edits = Edits(parse_length(grow), parse_length(feather), combine and Path(combine), join, read_sky(sky), light)
     kinds, piped = [kind.strip() for kind in save.split(",")], "-" in sources and not (out or null)
+    sky, (layout, edits, model) = options["sky"], read_mask_options(kinds, **options)
     rows_out = table and is_stream(table) and standard_stream(table) == 1
     if piped + bool(rows_out) + as_json > 1:
         raise SkyError("standard output takes mask or table or JSON; name a file for one")

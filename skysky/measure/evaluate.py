@@ -56,6 +56,7 @@ from skysky.measure.metrics import (
     strict_mean,
     strict_values,
 )
+from .sky_only import interval, skies_lost, sky_mean
 
 # %% ../../nbs/measure/02_evaluate.ipynb #00000005
 _SCORES = {"accuracy": accuracy} | {f"{score.__name__}_{CLASSES[label]}": partial(score, label=label)
@@ -89,7 +90,8 @@ def _size(rows, which):
 _CONVENTIONS = {
     "reference": "mean over the images that are kept: those whose score is not zero or undefined; std divided by n",
     "strict": "mean over all judged images; a label missing in truth and prediction scores 1, in one of them 0",
-    "pooled": "the pixels of all images counted together"}
+    "pooled": "the pixels of all images counted together",
+    "with sky only": "mean over the images that have sky, a lost one counts 0; in brackets the bootstrap's 95 %"}
 
 def _averages(rows, c):
     "Every score in each convention."
@@ -98,6 +100,9 @@ def _averages(rows, c):
     return dict(reference={k: named(reference_mean(v)) for k, v in values.items()},
                 strict={k: named(strict_mean(v, c)) for k, v in values.items()},
                 pooled={k: float(score(c.pooled())) for k, score in _SCORES.items()},
+                with_sky={k: sky_mean(v, c)._asdict() for k, v in values.items()},
+                pooled_interval=list(interval(np.transpose(c), lambda drawn: iou(Counts(*drawn.sum(0))))),
+                skies_lost=skies_lost(c),
                 false_alarms=false_alarms(c)._asdict() | {"min_share": FALSE_ALARM})
 
 # %% ../../nbs/measure/02_evaluate.ipynb #0000000a
@@ -132,13 +137,19 @@ class EvaluationReport:
     @property
     def figures(self) -> dict:  # None where undefined
         "The few figures that a model card keeps: sky IoU by convention, boundary F1, calibration, false alarms, time."
-        s, iou = self.summary, "iou_sky"
+        s, iou, sky = self.summary, "iou_sky", self.summary["with_sky"]
         out = dict(n=s["n"], size=s["resolution"]["median"], pooled_iou=s["pooled"][iou],
+                   pooled_interval=s["pooled_interval"], sky_iou=sky[iou]["mean"],
+                   sky_interval=[sky[iou]["low"], sky[iou]["high"]], skies=sky[iou]["n"], skies_lost=s["skies_lost"],
+                   sky_boundary_f1=sky["boundary_f1"]["mean"],
                    strict_iou=s["strict"][iou]["mean"], reference_iou=s["reference"][iou]["mean"],
                    boundary_f1=s["strict"]["boundary_f1"]["mean"], calibration_error=s["calibration_error"],
                    no_sky_images=s["false_alarms"]["n"], false_alarms=s["false_alarms"]["share"], ms=s["ms"]["median"],
                    run=s["model"])
-        return {k: (None if np.isnan(v) else round(v, 4)) if isinstance(v, float) else v for k, v in out.items()}
+        def kept(v):
+            if isinstance(v, list): return [kept(x) for x in v]
+            return (None if np.isnan(v) else round(v, 4)) if isinstance(v, float) else v
+        return {k: kept(v) for k, v in out.items()}
 
     def __repr__(self): return self.text()
 
@@ -146,11 +157,17 @@ class EvaluationReport:
 def _num(x, digits=4): return "–" if np.isnan(x) else f"{x:.{digits}f}"
 
 def _table(s):
-    "The scores of a summary, a line each: name, reference, images kept, strict, pooled."
+    "The scores of a summary, a line each: name, with sky only, reference, images kept, strict, pooled."
     def spread(m): return f"{_num(m['mean'])} ± {_num(m['std'])}"
-    return [("", "reference", "kept", "strict", "pooled")] + [
-        (name, spread(s["reference"][k]), str(s["reference"][k]["n"]), spread(s["strict"][k]),
+    def sure(m): return f"{_num(m['mean'])} ({_num(m['low'], 3)}–{_num(m['high'], 3)})"
+    return [("", "with sky only", "reference", "kept", "strict", "pooled")] + [
+        (name, sure(s["with_sky"][k]), spread(s["reference"][k]), str(s["reference"][k]["n"]), spread(s["strict"][k]),
          _num(s["pooled"][k]) if k in s["pooled"] else "") for k, name in _NAMES.items()]
+
+def _lost(s):
+    "The skies of a summary and how many were lost."
+    n, lost = s["with_sky"]["iou_sky"]["n"], s["skies_lost"]
+    return f"{n} images, {lost} lost their sky whole" if n else "0 images"
 
 # %% ../../nbs/measure/02_evaluate.ipynb #0000000d
 @patch
@@ -159,7 +176,7 @@ def text(self: EvaluationReport) -> str:
     s, alarms = self.summary, self.summary["false_alarms"]
     sizes = {k: f"{w}×{h}" for k, (w, h) in s["resolution"].items()}
     size = sizes["min"] if sizes["min"] == sizes["max"] else "{min} to {max}, median {median}".format(**sizes)
-    table = ["  {:18}{:19}{:>6}   {:19}{}".format(*row).rstrip() for row in _table(s)]
+    table = ["  {:18}{:23}{:19}{:>6}   {:19}{}".format(*row).rstrip() for row in _table(s)]
     false = f", {alarms['share']:.1%} of them with more than {FALSE_ALARM:.1%} called sky" if alarms["n"] else ""
     lines = [
         "Sky segmentation, evaluated", "",
@@ -167,9 +184,11 @@ def text(self: EvaluationReport) -> str:
         f"  images            {s['n']} scored at their own size ({size} px), {len(self.errors)} could not be",
         f"  threshold         {self.threshold:g}: sky where the probability is at least that", "",
         *table, "",
-        *(f"  {k:9} {v}" for k, v in s["conventions"].items()), "",
+        *(f"  {k:13} {v}" for k, v in s["conventions"].items()), "",
         f"  soft map          mean absolute error {_num(s['mae'])}, calibration error {_num(s['calibration_error'])}",
         f"  every threshold   average precision {_num(s['average_precision'])}",
+        f"  sky IoU, pooled   {_num(s['pooled']['iou_sky'])}, 95 % within {'–'.join(map(_num, s['pooled_interval']))}",
+        f"  with sky          {_lost(s)}",
         f"  without sky       {alarms['n']} images{false}",
         "  time per image    {mean:.1f} ± {std:.1f} ms, median {median:.1f}, 90 % below {p90:.1f}".format(**s["ms"])
         + ": from image in memory to mask at full size"]
@@ -182,7 +201,8 @@ def text(self: EvaluationReport) -> str:
 def _repr_markdown_(self: EvaluationReport):
     head, *rows = _table(self.summary)
     s, failed = self.summary, f", {len(self.errors)} could not be" if self.errors else ""
-    said = f"{s['n']} images{failed}, threshold {self.threshold:g}, {s['ms']['median']:.1f} ms an image"
+    said = (f"{s['n']} images{failed}, threshold {self.threshold:g}, {s['ms']['median']:.1f} ms an image; "
+            f"with sky {_lost(s)}; without {s['false_alarms']['n']}")
     lines = [f"**{self.model}**: {said}", "", "| " + " | ".join(head) + " |", "|:--|" + "--:|"*(len(head) - 1)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 

@@ -22,6 +22,7 @@ import numpy as np
 from ..core import IGNORE_INDEX, SKY, SkyError
 from ..engines import STRIDE
 from ..images import find_images, read_image, write_image
+from ..model_file import file_sha256
 from ..scenes import render_scene, scene_kind
 from ..segment import Segmenter
 from .labels import PAIR_VALUES
@@ -35,7 +36,7 @@ from skysky.train.sets import (
     paired,
     pictures_by_name,
 )
-from ..weights import cache_folder, file_sha256, model_card
+from ..weights import cache_folder, model_card
 
 # %% ../../nbs/train/00b_known.ipynb #00000012
 class CityscapesSky(LabelledPairs):
