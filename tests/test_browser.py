@@ -715,6 +715,7 @@ def test_brush(playwright, lab):
         stage.scroll_into_view_if_needed()
         box, first, name = stage.bounding_box(), brushed(page), picture_name(page)
         assert first.shape == (1152, 1728)
+        screenshot(page, "brush_open", BRUSH)
         middle = box["x"] + box["width"]/2, box["y"] + box["height"]/2
         page.evaluate("""s => {
           window.strokes = [];

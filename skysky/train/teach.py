@@ -74,13 +74,15 @@ def lesson_config(
     replay: str | os.PathLike,  # folder of rendered pairs
     rounds: int = 8,
     images: int = 96,  # crops a round
+    crop: int = 256,  # side of a crop, px
 ) -> TrainConfig:
     "How a few pairs are learnt: a third of the crops are theirs, the others rendered; the old model is the teacher."
     return TrainConfig(
         data=[SetSpec("pairs", "train"), SetSpec(str(replay), weight=2.)], valid=[SetSpec("pairs", "val")],
         root=str(root), arch=card.arch, weights=str(card.path), teacher=str(card.path), teacher_yields=True,
-        size=(256, 256), load_size=(480, 640), fit="crop", tfms="strong", bs=8, epochs=rounds, epoch_images=images,
-        lr=2e-4, wd=.01, edge_weight=1., average=.95, freeze_bn=card.arch == "fcn_resnet50")
+        size=(crop, crop), load_size=(crop*15//8, crop*5//2), fit="crop", tfms="strong", bs=8, epochs=rounds,
+        epoch_images=images, lr=2e-4, schedule="one_cycle", wd=.01, edge_weight=1., average=.9,
+        freeze_bn=card.arch == "fcn_resnet50")
 
 # %% ../../nbs/train/05_teach.ipynb #d6dfa905
 class StopInTime(Callback):
@@ -255,6 +257,7 @@ def teach(
     hold: Callable[[str], object] | None = None,  # name -> whether the pair is held out; None: see `hold_out`
     rounds: int = 8,  # at most
     images: int = 96,  # crops a round
+    crop: int = 256,  # side of a crop, px
     lots: Lots = LOTS,
     overwrite: bool = False,  # replace files that skysky did not write
     device: str | None = None,  # to learn on; None: cuda where there is one, else cpu
@@ -282,7 +285,7 @@ def teach(
         work = Path(tmp)
         _write_pairs(ds, held, alike, work)
         parts = {split: PairFolder(work/"pairs", split) for split in ("train", "val")}
-        config = lesson_config(card, work, rendered(lots.replay).root, rounds, images)
+        config = lesson_config(card, work, rendered(lots.replay).root, rounds, images, crop)
         fixed = rendered(lots.fixed)
         old, seg = ARCHS[card.arch](str(card.path)).eval(), Segmenter(card.path, precision="f32")
         before = {k: score(seg, d) for k, d in (parts | {"fixed": fixed}).items()}
