@@ -103,7 +103,7 @@ class Lots(NamedTuple):
     "What stands for the rest of the world."
     replay: Lot = Lot(96, (480, 640), 700_000)  # is learnt beside the pairs
     choice: Lot = Lot(72, (384, 512), 710_000)  # says how much of the new weights to take
-    fixed: Lot = Lot(48, (384, 512), 720_000)  # says what was forgotten: no choice has seen it
+    fixed: Lot = Lot(48, (384, 512), 720_000)  # says it, too, and what was forgotten
 
 
 LOTS = Lots()

@@ -143,7 +143,10 @@ def parse_color(
     key: str,  # the option that it is given by
 ) -> tuple[int, int, int]:  # RGB, 0..255
     "The colour that a user names; `SkyError` for what is none."
-    try: return (int(text),)*3 if text.isdecimal() and int(text) < 256 else ImageColor.getrgb(text)[:3]
+    try:
+        if text.isdecimal() and int(text) < 256: return int(text), int(text), int(text)
+        red, green, blue, *_ = ImageColor.getrgb(text)
+        return red, green, blue
     except ValueError as e: raise SkyError(f"{key} is {text!r}, no colour: write '#4682b4', or a grey 0 to 255") from e
 
 

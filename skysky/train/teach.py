@@ -31,7 +31,7 @@ from ..scenes import render_scene
 from ..segment import Segmenter
 from ..suggest import contact_sheet
 from .export import SeamModel, export_model
-from .judge import LOTS, Lot, Lots, Score, hold_out, neighbours, rendered, score
+from .judge import LOTS, Lots, Score, hold_out, neighbours, rendered, score
 from .known import open_dataset
 from .learner import KeepRun, SetSpec, TrainConfig, sky_learner, train
 from .models import ARCHS, load_checkpoint, read_checkpoint, save_checkpoint
@@ -181,19 +181,23 @@ def _best(
     temperature: float,
     held: PairFolder,
     before: Score,  # of the old model on `held`
-    lot: Lot,  # the choice
+    lots: Lots,
+    elsewhere: Score,  # of the old model on `lots.fixed`
 ) -> tuple[float, nn.Module]:  # the share of the new weights, 0 for none; that network
     "Of the mixtures that lose next to nothing elsewhere the best on what was held out."
-    choice, found = rendered(lot), []
+    found = []
     for share in SHARES:
         model = mixed(old, new, share)
         now = score(torch_segmenter(card, model, temperature), held)
         no_worse = sum(now.by_name[n] <= w for n, w in before.by_name.items())
         better = now.wrong < before.wrong - GAIN and 2*no_worse >= len(before.by_name)
         if better: found.append((now.wrong, share, model))
-    limit = score(Segmenter(card.path, precision="f32"), choice).iou - MAY_LOSE if found else 0
+    if not found: return 0., old
+    rest = [(rendered(lots.choice), score(Segmenter(card.path, precision="f32"), rendered(lots.choice)).iou),
+            (rendered(lots.fixed), elsewhere.iou)]
     for _, share, model in sorted(found, key=lambda row: row[0]):
-        if score(torch_segmenter(card, model, temperature), choice).iou >= limit: return share, model
+        seg = torch_segmenter(card, model, temperature)
+        if all(score(seg, ds).iou >= iou - MAY_LOSE for ds, iou in rest): return share, model
     return 0., old
 
 
@@ -294,7 +298,7 @@ def teach(
         learn.add_cb(StopInTime(say))
         with learn.no_bar(), learn.no_logging(): train(config, work/"run", learn=learn, say=lambda line: None)
         new, temperature = load_checkpoint(work/"run"/"best.safetensors")[0], temperature_of(old, seg)
-        share, chosen = _best(card, old, new, temperature, parts["val"], before["val"], lots.choice)
+        share, chosen = _best(card, old, new, temperature, parts["val"], before["val"], lots, before["fixed"])
         said = f"{taught} pairs of {ds.root.name}, {lots.replay.n} rendered scenes{'' if share else ', in vain'}"
         made = _write_model(out, card, work/"run"/"best.safetensors", chosen, share, temperature, said)
         write_card(made, made.home)
