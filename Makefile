@@ -1,9 +1,11 @@
 # make demo [PHOTO=…]   a sky mask of a rendered scene, and of your photo, with the shipped model
 # make test             everything the project checks
 # make docs             the documentation as a site, in site/
+# make web              the same, with the page that finds the sky in a browser, in site/web; its runtime is npm's
 # make lab              the notebooks in JupyterLab
 # make export           notebooks -> skysky/, README.md, the picture of docs/design.md and the chapters of docs/book.md
 # make lowest           the demo with the oldest release of each requirement that settings.ini permits
+# make dist             wheel, source archive and the list of what an install brings (SBOM), in dist/
 # make audit            known faults and the licences of what an install brings
 SHELL := /bin/bash
 
@@ -11,7 +13,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 APT := $(shell [ "$$(id -u)" = 0 ] || echo sudo) apt-get
 
-.PHONY: demo test docs lab export lowest audit clean
+.PHONY: demo test docs web lab export lowest audit dist clean
 .DELETE_ON_ERROR:
 
 # Debian keeps venv and OpenCV's libGL in packages of their own.
@@ -44,9 +46,9 @@ demo: .venv/base
 
 test: export OMP_NUM_THREADS = 1
 test: .venv/dev
-	$(BIN)/ruff check nbs tests docs setup.py
+	$(BIN)/ruff check nbs tests docs web setup.py
 	$(BIN)/ty check
-	$(BIN)/oxlint skysky/static
+	$(BIN)/oxlint skysky/static web
 	$(BIN)/nbdev-test --n-workers 2 --timing
 	$(BIN)/python -m pytest
 
@@ -58,7 +60,14 @@ docs: .venv/docs
 	$(BIN)/python docs/pages.py
 	cd build/docs && ../../$(BIN)/zensical build --strict
 	rm -rf site && mv build/docs/site site
+	@[ ! -d web/node_modules ] || $(BIN)/python web/build.py site/web
 	@echo "look at it: $(BIN)/python -m http.server -d site"
+
+web/node_modules: web/package-lock.json
+	npm ci --prefix web --ignore-scripts --no-audit --no-fund || { echo "the page's runtime could not be had from npm"; exit 1; }
+	@touch $@
+
+web: web/node_modules docs
 
 lab: .venv/notebook
 	$(BIN)/skysky lab
@@ -72,7 +81,8 @@ export: .venv/dev
 
 .venv-release:
 	$(PYTHON) -m venv .venv-release
-	.venv-release/bin/pip install -q 'pip-audit>=2.9,<3' 'pip-licenses>=5,<6' 'uv>=0.9,<1'
+	.venv-release/bin/pip install -q 'pip-audit>=2.9,<3' 'pip-licenses>=5,<6' 'uv>=0.9,<1' \
+	  'build>=1.2,<2' 'cyclonedx-bom>=7,<8'
 
 # A throwaway environment: requirements at their lower bounds, and every kind of output of the demo's scene.
 lowest: .venv-release
@@ -94,6 +104,14 @@ audit: .venv-release
 	  --allow-only 'Apache;BSD;MIT;ISC;HPND;Historical Permission;PSF;Python Software Foundation;MPL;Mozilla'
 	.venv-release/bin/uv pip freeze -q --python .venv-lowest --exclude-editable | grep -v '^skysky' > .venv-lowest/all.txt
 	.venv-release/bin/pip-audit --strict --no-deps --disable-pip -r .venv-lowest/all.txt
+
+# The wheel is made from the source archive, and the list of parts from an environment that has nothing but the wheel.
+dist: .venv-release
+	rm -rf dist .venv-lowest
+	.venv-release/bin/python -m build --outdir dist
+	.venv-release/bin/uv venv -q --python $(PYTHON) .venv-lowest
+	.venv-release/bin/uv pip install -q --python .venv-lowest dist/*.whl
+	.venv-release/bin/cyclonedx-py environment --output-reproducible --of JSON -o dist/skysky.cdx.json .venv-lowest/bin/python
 
 clean:
 	rm -rf .venv .venv-lowest .venv-release demo build site *.egg-info

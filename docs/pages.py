@@ -18,7 +18,10 @@ ROOT = Path(__file__).parent.parent
 PARTS = {"nbs": "Modules", "nbs/scenes": "Scenes", "nbs/train": "Train", "nbs/measure": "Measure",
          "nbs/widgets": "Widgets", "nbs/tutorials": "Tutorials"}  # the others follow, under their own names
 TEXTS = {"The book": "docs/book.md", "Design": "docs/design.md", "Contributing": "CONTRIBUTING.md",
-         "What changed": "CHANGELOG.md", "Security": "SECURITY.md", "Threats": "docs/threats.md"}
+         "What changed": "CHANGELOG.md", "Places": "docs/places.md", "Security": "SECURITY.md",
+         "Threats": "docs/threats.md"}
+TRY = ('<p class="try"><a href="web/index.html">Try it here</a> with a photo, a folder, a video or the camera: it runs '
+       "in your browser, and nothing is sent anywhere.</p>")
 PICTURES = {"image/png": "png", "image/jpeg": "jpg", "image/svg+xml": "svg"}
 LINK = re.compile(r"(\]\(|(?:src|href)=\")(?!https?:|#|data:|mailto:)([^)#\"\s]+)")
 pages, pictures, linked = {}, {}, {}  # address -> text; -> bytes or file; what is made for the sake of a link
@@ -181,6 +184,8 @@ def layout():
     "Make all pages; answer their order."
     folders, packages = notebooks(), {}
     pages["index.md"] = (ROOT/"README.md").read_text(encoding="utf-8")
+    if (ROOT/"web"/"node_modules").is_dir():  # then `make docs` puts the page for the browser beside these
+        pages["index.md"] = pages["index.md"].replace("\n\n", f"\n\n{TRY}\n\n", 1)
     for paths in folders.values(): pages.update({page(p): notebook_page(p) for p in paths})
     for path in sum(folders.values(), []):
         place = re.search(r"#\| default_exp (\S+)", path.read_text(encoding="utf-8").replace('"', " "))

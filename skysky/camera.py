@@ -27,12 +27,12 @@ import av
 from .core import SkyError, check_outputs, is_stream, limit, without_secrets
 from .defaults import SMOOTHING, VIDEO_SIZE
 from .frames import video_frame
-from .images import overlay
 from .mask import SkyMask
 from .read_video import CONTAINERS, VideoReader, check_frame, decoder_limits
 from .refine import TemporalFilter
 from .segment import Segmenter
 from .table import csv_table, sky_row
+from .write_images import overlay
 from .write_video import VideoWriter
 
 # %% ../nbs/07_camera.ipynb #00000005

@@ -17,7 +17,7 @@ import numpy as np
 import av
 from av.video.reformatter import ColorRange, Colorspace, ColorTrc, VideoReformatter
 
-from .images import SKY_COLOR
+from .write_images import SKY_COLOR
 
 # %% ../nbs/06_frames.ipynb #00000005
 @dataclass(eq=False)

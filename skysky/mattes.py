@@ -19,8 +19,10 @@ import numpy as np
 
 from .compositing import LIGHT, NEW_SKY, sky_part
 from .core import SkyError
-from .images import Layout, mask_orientation, output_name, read_image, stored_view
+from .images import read_image, stored_view
+from .layouts import Layout, output_name
 from .mask import SkyMask
+from .outputs import mask_orientation
 
 # %% ../nbs/02e_mattes.ipynb #mt000005
 class Length(NamedTuple):
@@ -64,8 +66,8 @@ def feather(
 # %% ../nbs/02e_mattes.ipynb #mt00000e
 def find_mask(
     folder: Path,
-    picture: Path,  # below the folder of the pictures, as `skysky.images.find_images` gives it
-    name: Path,  # that `skysky.images.output_names` gives the mask
+    picture: Path,  # below the folder of the pictures, as `skysky.search.find_images` gives it
+    name: Path,  # that `skysky.layouts.output_names` gives the mask
 ) -> Path | None:
     "The mask of a picture among masks that are there."
     stem = picture.stem

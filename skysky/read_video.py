@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from .core import LIMITS, Limit, SkyError, limit, without_secrets
-from .engines import usable_threads
 from .frames import HDR, Frame, orientation, to_rgb, upright, video_frame  # before PyAV: it loads OpenCV
+from .processor import usable_threads
 
 # isort: split
 import av

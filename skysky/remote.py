@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from .core import SkyError, limit, printable, without_secrets
-from .engines import Engine
+from .engine import Engine
 from .weights import TIMEOUT, parse_card
 
 # %% ../nbs/04a_remote.ipynb #r1000004

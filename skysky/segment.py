@@ -20,9 +20,11 @@ import numpy as np
 from PIL import Image
 
 from .core import SkyError, is_out_of_memory, limit
-from .engines import STRIDE, open_engine, usable_threads
+from .engine import STRIDE
+from .engines import open_engine
 from .images import image_size, read_image
 from .mask import SkyMask
+from .processor import usable_threads
 from .refine import drop_unsure, shrink, upsample_guided
 from .remote import is_service, open_service
 from .weights import DEFAULT_MODEL, cache_folder, model_card, model_path

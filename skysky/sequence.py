@@ -18,8 +18,9 @@ from pathlib import Path
 from .core import SkyError, is_ours
 from .defaults import SEQUENCE_RATE
 from .frames import Frame, video_frame  # before PyAV: it loads OpenCV
-from .images import find_images, image_size, image_suffixes, read_image
+from .images import image_size, read_image
 from .read_video import VideoReader, check_frame
+from .search import find_images, image_suffixes
 
 # %% ../nbs/06e_sequence.ipynb #97a8ce8d
 _PLACE = re.compile(r"%0?(\d*)d")
@@ -38,11 +39,12 @@ def _numbered(source, say):
 
 def find_frames(
     source: str | os.PathLike | Sequence,  # a video; a pattern (shot/*.png, shot/%04d.png); or pictures in order
-    say: Callable[[str | SkyError], object] = lambda line: None,  # see `skysky.images.image_names`
+    say: Callable[[str | SkyError], object] = lambda line: None,  # see `skysky.search.image_names`
 ) -> Path | list[Path]:  # the video; or the pictures of a sequence in their order, without those that skysky wrote
     "Where the frames are that a video or a sequence of pictures has. Raises `SkyError` for a pattern of nothing."
     if isinstance(source, (str, os.PathLike)):
         path = Path(os.path.expanduser(source))
+        if not path.name: raise SkyError(f"{str(source)!r}: no file; name a video, or pictures: 'shot/*.jpg'")
         if os.path.lexists(path): return path
         if _PLACE.search(path.name): return _numbered(source, say)
         return [path for path, _ in find_images(source, say)] if glob.has_magic(str(path)) else path
@@ -76,7 +78,8 @@ class SequenceReader:
         steps = [b - a for a, b in pairwise(numbers)]
         if min([*numbers, *steps], default=-1) < 0 or not any(steps): return []
         n = (numbers[-1] - numbers[0])//math.gcd(*steps) + 1 - len(numbers)
-        return [f"{n} number{'s'*(n > 1)} missing between {self.pictures[0].name} and {self.pictures[-1].name}"] if n else []
+        if not n: return []
+        return [f"{n} number{'s'*(n > 1)} missing between {self.pictures[0].name} and {self.pictures[-1].name}"]
 
     def _read(self, path):
         img = read_image(path)

@@ -21,17 +21,9 @@ from urllib.error import HTTPError
 from urllib.parse import quote, unquote, urlsplit
 
 from .core import SkyError, is_ours, limit, without_secrets
-from skysky.images import (
-    IMAGE_SUFFIXES,
-    LAYOUTS,
-    check_bare,
-    distinct_stems,
-    image_names,
-    is_whole,
-    layout_of,
-    output_folder,
-    output_name,
-)
+from .images import IMAGE_SUFFIXES, is_whole
+from .layouts import LAYOUTS, check_bare, distinct_stems, layout_of, output_folder, output_name
+from .search import image_names
 from .weights import TIMEOUT, request_for
 
 # %% ../nbs/17_sources.ipynb #j0000002
@@ -83,8 +75,8 @@ def _found(source, null, say):
 
 def find_sources(
     sources: Iterable[str],  # files, folders, patterns, lists
-    layout: str = "skysky",  # a key of `skysky.images.LAYOUTS`
-    say: Callable[[str | SkyError], object] = lambda line: None,  # see `skysky.images.image_names`
+    layout: str = "skysky",  # a key of `skysky.layouts.LAYOUTS`
+    say: Callable[[str | SkyError], object] = lambda line: None,  # see `skysky.search.image_names`
     null: bool = False,  # see `is_list`
 ) -> tuple[Path, list[str]]:  # the absolute folder that all of them share; names of the pictures below it
     "The pictures that `sources` name, each once; of a project, for another program, those in its `images/`."
@@ -105,7 +97,7 @@ def find_sources(
 # %% ../nbs/17_sources.ipynb #00000010
 def default_output(
     base: Path,  # absolute folder of the pictures
-    layout: str,  # a key of `skysky.images.LAYOUTS`
+    layout: str,  # a key of `skysky.layouts.LAYOUTS`
 ) -> Path:
     "The folder to write to when none is named."
     folder = output_folder(base, layout)
@@ -118,8 +110,8 @@ class Plan(Sequence):
     def __init__(self,
                  base: Path, names: list[str],  # see `find_sources`
                  out: str | os.PathLike,  # a folder; or a file, for one output of one picture
-                 layout: str,  # a key of `skysky.images.LAYOUTS`
-                 kinds: Iterable[str],  # keys of `skysky.images.OUTPUTS`
+                 layout: str,  # a key of `skysky.layouts.LAYOUTS`
+                 kinds: Iterable[str],  # keys of `skysky.layouts.OUTPUTS`
     ):
         "Raises `SkyError` when there is nothing to write."
         self.base, self.kinds, self.layout = base, list(kinds), layout
@@ -178,7 +170,7 @@ def _stamp(path):
 
 def watch(
     folder: str | os.PathLike,
-    say: Callable[[str | SkyError], object] = lambda line: None,  # see `skysky.images.image_names`
+    say: Callable[[str | SkyError], object] = lambda line: None,  # see `skysky.search.image_names`
     settled: float = SETTLED,  # s
 ) -> Iterator[list[str]]:  # names below the folder; none when nothing is ready
     "The pictures in a folder that fills, as they become complete; has no end. `SkyError` when the folder is gone."
@@ -309,9 +301,9 @@ def is_elsewhere(
 
 def take_in(
     sources: Iterable[str],  # files, folders, patterns, lists; or addresses; or -
-    layout: str,  # a key of `skysky.images.LAYOUTS`
+    layout: str,  # a key of `skysky.layouts.LAYOUTS`
     folder: Path | None,  # empty, for what has to be fetched, if anything
-    say: Callable[[str | SkyError], object] = lambda line: None,  # see `skysky.images.image_names`
+    say: Callable[[str | SkyError], object] = lambda line: None,  # see `skysky.search.image_names`
     null: bool = False,  # see `is_list`
 ) -> tuple[Path, list[str], dict[str, str]]:  # see `find_sources`; names of what has to be fetched -> address, or -
     "The pictures that a command line names."

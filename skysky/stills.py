@@ -24,7 +24,7 @@ import numpy as np
 from .core import SkyError, atomic_write, check_outputs, is_stream
 from .defaults import SEQUENCE_RATE, SMOOTHING
 from .frames import Frame  # before PyAV: it loads OpenCV
-from .images import check_bare, distinct_stems, layout_of, output_folder, output_name, write_image
+from .layouts import check_bare, distinct_stems, layout_of, output_folder, output_name
 from .mattes import NO_EDITS, Edits
 from .read_video import frames_ahead
 from .segment import Segmenter
@@ -32,6 +32,7 @@ from .sequence import find_frames, open_frames
 from .stages import in_threads
 from .table import csv_table, sky_row
 from .video import Progress, VideoResult, progress_since, sky_steps, video_segmenter
+from .write_images import write_image
 
 # %% ../nbs/06g_stills.ipynb #744a0b86
 def sharpness(
@@ -96,8 +97,8 @@ class Stills:
     def __init__(self,
                  found: Path | Sequence[Path],  # see `find_frames`
                  out: str | os.PathLike | None = None,  # folder of the pictures; None: NAME_frames beside a video
-                 kinds: Iterable[str] = ("mask",),  # keys of `skysky.images.OUTPUTS`
-                 layout="skysky",  # see `skysky.images.layout_of`
+                 kinds: Iterable[str] = ("mask",),  # keys of `skysky.layouts.OUTPUTS`
+                 layout="skysky",  # see `skysky.layouts.layout_of`
                  suffix: str = ".jpg",  # of the frames of a video
     ):
         "Raises `SkyError` for kinds, layouts and names that do not work."

@@ -16,8 +16,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .core import SkyError
-from .images import find_images, overlay, read_image
+from .images import read_image
+from .search import find_images
 from .segment import Segmenter
+from .write_images import overlay
 
 # %% ../nbs/05b_suggest.ipynb #c983ee88
 def unsureness(

@@ -15,7 +15,9 @@ import cv2
 import numpy as np
 
 from .core import MARK, SkyError, atomic_write
-from .images import Layout, image_size, write_image
+from .images import image_size
+from .layouts import Layout
+from .write_images import write_image
 
 # %% ../nbs/02d_transforms.ipynb #tf000005
 class Transforms:

@@ -31,7 +31,7 @@ from platformdirs import user_cache_path
 
 import skysky
 from .core import LIMITS, Limit, SkyError, atomic_write, check_outputs, limit, printable, without_secrets
-from .engines import STRIDE
+from .engine import STRIDE
 from .model_file import file_sha256, model_sha256
 
 # %% ../nbs/04_weights.ipynb #00000005

@@ -16,8 +16,8 @@ import numpy as np
 
 from .copy_streams import OtherStreams, kept_metadata
 from .core import MARK, SkyError, atomic_write, growing_write
-from .engines import usable_threads
 from .frames import HDR, is_deep  # before PyAV: it loads OpenCV
+from .processor import usable_threads
 from .read_video import VideoReader
 
 # isort: split

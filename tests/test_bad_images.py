@@ -17,17 +17,10 @@ from PIL import Image, ImageCms
 
 from skysky import SkyMask
 from skysky.core import LIMITS, MARK, SkyError, atomic_write, check_outputs, is_ours
-from skysky.images import (
-    IMAGE_SUFFIXES,
-    LAYOUTS,
-    OUTPUTS,
-    find_images,
-    orientation,
-    output_names,
-    read_image,
-    stored_view,
-    write_image,
-)
+from skysky.images import IMAGE_SUFFIXES, orientation, read_image, stored_view
+from skysky.layouts import LAYOUTS, OUTPUTS, output_names
+from skysky.search import find_images
+from skysky.write_images import write_image
 
 RNG = np.random.default_rng(0)
 IMG = cv2.resize(RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8), (80, 60), interpolation=cv2.INTER_CUBIC)
@@ -526,7 +519,7 @@ def test_limits_can_be_changed(tmp_path, monkeypatch):
 
 def test_every_limit_is_stated():
     "SECURITY.md has the table of `skysky.core.LIMITS`, to which modules add their own."
-    for module in ("weights", "video", "camera", "widgets"): importlib.import_module(f"skysky.{module}")
+    for module in ("weights", "video", "camera", "widgets", "serve"): importlib.import_module(f"skysky.{module}")
     text = (Path(__file__).parent.parent/"SECURITY.md").read_text(encoding="utf-8")
     for name, (value, unit, what) in LIMITS.items():
         assert f"| `SKYSKY_MAX_{name}` | {value:,.0f} {unit} | {what} |" in text

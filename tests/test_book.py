@@ -65,7 +65,7 @@ def test_every_command_in_a_text_is_one(words):
         ctx = click.Context(command, ctx, info_name=name)
     options, _, _ = command.make_parser(ctx).parse_args(list(words))  # raises for an option that is none
     if command.name == "train":
-        from skysky.train.learner import TrainConfig
+        from skysky.train.config import TrainConfig
         keys = {field.name for field in fields(TrainConfig)}
         assert {word.partition("=")[0] for word in options.get("overrides") or ()} <= keys
 

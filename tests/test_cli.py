@@ -23,7 +23,7 @@ from PIL import Image
 from skysky import read_image
 from skysky.cli import main
 from skysky.core import MARK
-from skysky.images import LAYOUTS, OUTPUTS
+from skysky.layouts import LAYOUTS, OUTPUTS
 from skysky.manifest import MANIFEST
 from skysky.model_file import file_sha256
 from skysky.weights import DEFAULT_MODEL

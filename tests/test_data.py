@@ -11,9 +11,9 @@ from PIL import Image
 
 import skysky as package
 from skysky import read_image
-from skysky.images import write_image
 from skysky.scenes import write_scenes
 from skysky.train.sets import PairFolder
+from skysky.write_images import write_image
 
 ROOT = Path(package.__file__).parent.parent
 CODE = "from skysky.cli import main; main(prog_name='skysky')"

@@ -1,4 +1,5 @@
 "A job that is killed, runs twice at once, meets a full disk or hostile input: nothing lost, nothing done twice."
+import csv
 import json
 import os
 import random
@@ -17,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from test_cli import SKYSKY, files, photo, skysky
+from test_video import make
 
 from skysky import Segmenter
 from skysky.core import SkyError
@@ -36,6 +38,12 @@ def seg(model): return Segmenter(model)
 def small(path, share=.4):
     "A picture of 64x48 px."
     return photo(Path(path), share, (64, 48))
+
+
+def film(path, frames, size=(160, 90)):
+    "A video of so many frames."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return make(path, range(frames), size=size)
 
 
 def many(folder, n):
@@ -86,6 +94,54 @@ def test_a_job_that_is_killed_again_and_again_goes_on_where_it_was(tmp_path, mod
     assert skysky("status", out).stdout == f"{PICTURES} done, 0 failed, 0 stale\n"
 
 
+def test_a_job_of_videos_that_is_killed_goes_on_at_the_video_where_it_was(tmp_path, model):
+    for i in range(5): film(tmp_path/f"in/{i%2}/{i}.mp4", 12, size=(160, 90 + 2*i))
+    args = ("video", tmp_path/"in", "--smooth", 0, "--model", model, "-q")
+    whole, out = (("-o", tmp_path/name, "--csv", tmp_path/name) for name in ("whole", "out"))
+    run = skysky(*args, *whole)
+    assert (run.returncode, run.stderr) == (0, "")
+    rng, killed, parts, manifest = random.Random(1), 0, 0, tmp_path/"out"/MANIFEST
+    for _ in range(KILLS):
+        process, before = popen(*args, *out, "--resume"), len(records(tmp_path/"out")) if manifest.exists() else 0
+        while process.poll() is None and (not manifest.exists() or len(records(tmp_path/"out")) < before + 1):
+            time.sleep(.002)  # one video is done
+        time.sleep(rng.random()*.3)
+        process.kill()
+        killed += process.wait() == -signal.SIGKILL
+        process.communicate()
+        parts += len(list((tmp_path/"out").rglob(".skysky-*.part")))
+    run = skysky(*args, *out, "--resume")
+    print(f"killed {killed} times, which left {parts} parts of files")
+    assert (run.returncode, run.stderr) == (0, "") and killed
+    def same(folder): return {name: data for name, data in content(folder).items() if name.endswith(".mp4")}
+    assert len(same(tmp_path/"out")) == 5 and same(tmp_path/"out") == same(tmp_path/"whole")
+    assert files(tmp_path/"out") == files(tmp_path/"whole"), "tables, too, and no parts"
+    done = Counter(record["input"] for record in records(tmp_path/"out"))
+    assert len(done) == 5 and set(done.values()) == {1}, "none is missing, none done twice"
+    assert skysky("status", tmp_path/"out").stdout == "5 done, 0 failed, 0 stale\n"
+
+
+def test_videos_that_fail_or_break_off(tmp_path, model):
+    film(tmp_path/"in/a.mp4", 3)
+    cut = film(tmp_path/"in/b.mkv", 40)
+    cut.write_bytes(cut.read_bytes()[:cut.stat().st_size*2//3])
+    bad = tmp_path/"in/c.ts"
+    bad.write_bytes(b"no video")
+    def run(*sources, status, done):
+        run = skysky("video", *sources, "--resume", "--model", model, cwd=tmp_path)
+        assert run.returncode == status and "Traceback" not in run.stderr, run
+        assert f"{done} done in" in run.stdout, run.stdout
+        return run
+    assert run("in", status=1, done="2 of 3").stderr.count("\n") == 2
+    assert "2 already there, 1 failed (1 video)" in run("in", status=1, done="0 of 3").stdout
+    (tmp_path/"in_sky/a_sky.mp4").write_bytes(b"")
+    assert skysky("status", "in_sky", cwd=tmp_path).stdout.endswith("1 done, 1 failed, 1 stale\n")
+    bad.unlink()
+    assert "b.mkv" in run("in", status=3, done="1 of 2").stderr, "what is cut off stays so"
+    run("in/a.mp4", status=0, done="1 of 1")
+    run("in/a.mp4", status=0, done="0 of 1")
+
+
 def test_only_what_has_changed_is_done_anew(tmp_path, model):
     for name in "abc": small(tmp_path/f"in/{name}.png")
     def run(*more):
@@ -103,6 +159,35 @@ def test_only_what_has_changed_is_done_anew(tmp_path, model):
     for name in ("in", "in_sky"): (tmp_path/name).rename(tmp_path/"moved"/name)
     moved = skysky("mask", "in", "--resume", "--threshold", .3, "--model", tmp_path/"other.onnx", cwd=tmp_path/"moved")
     assert "0 of 3 done" in moved.stdout, "pictures and masks may move together"
+
+
+def test_a_parquet_table_is_completed_from_the_record(tmp_path, model, seg):
+    pq = pytest.importorskip("pyarrow.parquet")
+    many(tmp_path/"in", 30)
+    out, file = tmp_path/"out", tmp_path/"t.parquet"
+    args = ("mask", tmp_path/"in", "-o", out, "--model", model, "--csv", file, "-q", "--resume")
+    process = popen(*args)
+    while process.poll() is None and (not (out/MANIFEST).exists() or len(records(out)) < 9): time.sleep(.002)
+    process.kill()
+    process.communicate()
+    assert not file.exists() and not list(tmp_path.glob(".skysky-*"))
+    run = skysky(*args)
+    assert (run.returncode, run.stderr) == (0, "")
+    table = pq.read_table(file).to_pydict()
+    assert len(set(table["path"])) == len(table["path"]) == 30 and set(table["width"]) == {64}
+    mask_folder(tmp_path/"in", out, seg, table=tmp_path/"t.csv", redo="changed")
+    rows = {row["path"]: float(row["sky"]) for row in csv.DictReader((tmp_path/"t.csv").open())}
+    assert rows == dict(zip(table["path"], table["sky"], strict=True))
+
+
+def test_parquet_without_its_package_is_a_line(tmp_path, model):
+    small(tmp_path/"x.png")
+    code = f"import sys; sys.modules['pyarrow'] = None; {SKYSKY[-1]}"  # as if it were not installed
+    run = subprocess.run([sys.executable, "-c", code, "mask", "x.png", "--csv", "t.parquet"], cwd=tmp_path, text=True,
+                         capture_output=True, timeout=120)
+    assert run.returncode == 1 and "pip install '.[parquet]'" in run.stderr and run.stderr.count("\n") == 1
+    run = skysky("video", "x.mp4", "--csv", "t.parquet", cwd=tmp_path)
+    assert run.returncode == 1 and "a row a frame goes to a CSV file" in run.stderr
 
 
 # Two at once

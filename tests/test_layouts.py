@@ -11,7 +11,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from skysky.cli import main
 from skysky.frames import video_frame
-from skysky.images import LAYOUTS, layout_of
+from skysky.layouts import LAYOUTS, layout_of
 from skysky.write_video import VideoWriter
 
 # name -> EXIF orientation

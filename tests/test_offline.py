@@ -118,7 +118,8 @@ def test_a_command_calls_nobody(alone, place, tmp_path, command):
     assert not [p for p in left if "intel" in p or "Microsoft" in p], "an identity that lasts"
 
 
-PAGES = {"lab": ["lab", "lab/api/news", "lab/api/update"], "live": ["voila/static/voila.js"]}  # what a browser asks for
+PAGES = {"lab": ["lab", "lab/api/news", "lab/api/update"], "live": ["voila/static/voila.js"],
+         "serve": ["", "openapi.json"]}  # what a browser asks for
 
 # Starts a server, asks it for pages, and ends it.
 ASK = """
@@ -126,8 +127,9 @@ import subprocess, sys, time
 from urllib.request import urlopen
 port, command, *pages = sys.argv[1:]
 skysky = "import sys; from skysky.cli import main; main()"
-with subprocess.Popen([sys.executable, "-c", skysky, command, "--no-browser", f"--port={port}",
-                       "--IdentityProvider.token=t", "--allow-root"][:None if command == "lab" else -2]) as server:
+options = [f"--port={port}", "--no-browser", "--IdentityProvider.token=t", "--allow-root"]
+some = options[:{"serve": 1, "live": 2}.get(command)]
+with subprocess.Popen([sys.executable, "-c", skysky, command, *some]) as server:
     try:
         for page in pages:
             for i in range(300):

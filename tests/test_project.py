@@ -81,6 +81,21 @@ def test_every_library_that_is_imported_is_declared():
     assert not {n for n in foreign if not declared & {d.lower().replace("_", "-") for d in known.get(n, [n])}}
 
 
+def test_places_agree_with_settings():
+    "The recipe for conda has the version and the requirements, the containers what they copy and the extras they name."
+    ini, recipe = (ROOT / "settings.ini").read_text(), (ROOT / "conda" / "recipe.yaml").read_text()
+    assert f'version: "{re.search(r"^version = (.+)$", ini, re.M)[1]}"' in recipe
+    base = re.search(r"^requirements =\n((?: +.+\n)+)", ini, re.M)[1].replace("opencv-python", "py-opencv").split()
+    run = re.search(r"  run:\n    - python.*\n((?:    - .+\n)+)", recipe)[1]
+    assert re.findall(r"- (.+)", run) == [re.sub("(?=[<>])", " ", r, count=1) for r in base]
+    docker = (ROOT / "Dockerfile").read_text()
+    copied = [n for line in re.findall(r"^COPY (?!--)(.+) \S+$", docker, re.M) for n in line.split()]
+    assert copied and all((ROOT / n).exists() for n in copied)
+    assert {n + "_requirements" for n in re.findall(r"\[(\w+)\]\"", docker)} == {"serve_requirements"}
+    assert docker.count("USER 10001") == docker.count("ENTRYPOINT") == 2
+    assert all(f"!{n}" in (ROOT / ".dockerignore").read_text().split() for n in copied)
+
+
 def test_version_has_one_home():
     version = re.search(r"^version = (.+)$", (ROOT / "settings.ini").read_text(), re.M)[1]
     import skysky

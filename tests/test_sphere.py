@@ -5,8 +5,9 @@ import pytest
 from click.testing import CliRunner
 
 from skysky.cli import main
-from skysky.images import read_image, write_image
+from skysky.images import read_image
 from skysky.sphere import Equirectangular, Fisheye, draw_street
+from skysky.write_images import write_image
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from skysky import video
-from skysky.engines import open_engine, usable_threads
+from skysky.engines import open_engine
 from skysky.frames import video_frame
+from skysky.processor import usable_threads
 from skysky.segment import Segmenter
 from skysky.video import segment_video, video_segmenter
 from skysky.write_video import VideoWriter
@@ -106,7 +107,8 @@ def test_cores_that_a_process_may_run_on_are_the_default():
     code = """import os
 os.environ.pop("OMP_NUM_THREADS", None)
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-from skysky.engines import ENGINES, open_engine, usable_threads
+from skysky.engines import ENGINES, open_engine
+from skysky.processor import usable_threads
 from skysky.weights import model_path
 print(usable_threads(), *(open_engine(model_path("mosaic"), "cpu", "f32", e).threads for e in ENGINES["cpu"]))"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -21,8 +21,9 @@ from ..defaults import SEQUENCE_RATE, SMOOTHING, VIDEO_SIZE
 # %% ../../nbs/commands/03_motion.ipynb #0000001d
 def _files(out: str | None, table: str | None, quiet: bool) -> tuple:
     "Video and table as paths, those of them that are no streams, and a function that prints: not among a table's rows."
-    from skysky.core import is_stream, standard_stream
+    from skysky.core import SkyError, is_stream, standard_stream
     out, table = (path and Path(path).expanduser() for path in (out, table))
+    if table and table.suffix.lower() == ".parquet": raise SkyError(f"{table}: a row a frame goes to a CSV file")
     files = [path for path in (out, table) if path and not (path is table and is_stream(path))]
     return out, table, files, lambda line: quiet or echo(line, err=table and standard_stream(table) == 1)
 
@@ -80,9 +81,30 @@ def _write_frames(found, out, seg, kinds, layout, pick, suffix, **options):
     result = write_stills(found, out, seg, parse_pick(*pick), kinds, layout, suffix, **options)
     return f"{near(stills.folder)}, {near(stills.masks)}", result
 
-# %% ../../nbs/commands/03_motion.ipynb #0000001e
+# %% ../../nbs/commands/03_motion.ipynb #vjmotio2
 _PARTIAL = 3  # exit status of a run whose source was damaged or cut off
 
+def _write_videos(job, seg, say, progress):
+    "Do a `VideoJob`, and say what becomes of each video; the exit status."
+    start, seen = time.perf_counter(), 0
+    def tell(outcome):
+        nonlocal seen
+        seen, row = seen + 1, outcome.row
+        if sys.stderr.isatty(): click.echo("\r\033[K", nl=False, err=True)  # where the frames were counted
+        for line in filter(None, (outcome.why, *row.get("left_out", ()), row.get("broken"))):
+            echo(f"skysky: {line if outcome.path in line else f'{outcome.path}: {line}'}", err=True)
+        if outcome.state != "done": return
+        rate = row["frames"]/max(row["seconds"], .01)
+        say(f"[{seen}/{len(job)}] {outcome.name}  {row['frames']} frames, {rate:.1f} a second")
+    with job: counts = job.run(seg, tell, progress)
+    if job.stopped: echo(f"skysky: {job.stopped}", err=True)
+    kinds = ", ".join(f"{n} {kind}" for kind, n in job.failures.most_common())
+    notes = {"already there": counts["skipped"], "failed": counts["failed"]}
+    notes = "".join(f", {n} {what}" for what, n in notes.items() if n) + (f" ({kinds})" if kinds else "")
+    say(f"{counts['done']} of {seen} done in {time.perf_counter() - start:.1f} s{notes}; outputs in {near(job.folder)}")
+    return 1 if counts["failed"] else _PARTIAL if counts["broken"] else 0
+
+# %% ../../nbs/commands/03_motion.ipynb #0000001e
 @click.command(short_help="Find the sky in every frame of a video.")
 @click.argument("sources", nargs=-1, required=True, metavar="VIDEO")
 @click.option("-o", "--out", metavar="FILE|DIR",
@@ -106,15 +128,22 @@ _PARTIAL = 3  # exit status of a run whose source was damaged or cut off
               help="Smoothing in time, 0 (off) to below 1: less flicker. Follows motion, starts anew at a cut.")
 @click.option("--csv", "table", metavar="FILE",
               help="Write a table with a row a frame: time in s, share of sky 0 to 1, verdict, horizon, the share of "
-                   "pixels that the model expects to have right, time of model and refinement.")
+                   "pixels that the model expects to have right, time of model and refinement. Of several videos, the "
+                   "folder for their tables.")
 @click.option("--csv-only", is_flag=True,
               help="No video, only the table; NAME_sky.csv beside VIDEO unless --csv names it.")
+@click.option("--resume", is_flag=True,
+              help="Go on with an earlier run over several videos, however it ended: do those that are missing, and "
+                   "those that have changed since, be it the video, the outputs, the settings or the model. Of one "
+                   "video, keep such a record, too.")
+@click.option("--retry", is_flag=True, help="As --resume, and try those again that could not be read.")
 @click.option("--overwrite", is_flag=True,
               help="Replace files that skysky did not write; the pictures themselves are never replaced.")
 @model_options
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.pass_context
-def video(ctx, sources, out, save, every, sharpest, suffix, rate, smooth, table, csv_only, overwrite, quiet, **options):
+def video(ctx, sources, out, save, every, sharpest, suffix, rate, smooth, table, csv_only, resume, retry, overwrite,
+          quiet, **options):
     """Find the sky in every frame of a video; sound, time stamps and metadata are kept.
 
     VIDEO is any file that FFmpeg reads; or a sequence of pictures, in quotes 'shot/*.png' or shot/%04d.png, which has
@@ -124,24 +153,34 @@ def video(ctx, sources, out, save, every, sharpest, suffix, rate, smooth, table,
     on. Sound, subtitles, cover and further streams are copied; sound that the new file cannot hold becomes AAC or Opus,
     and what it cannot hold at all is said, a line for each.
 
+    Of several videos, of a folder with its subfolders, of '*.mp4' and of a list (@names.txt), each video gets its
+    NAME_sky.mp4 in FOLDER_sky or -o, and with --csv its table in that folder. One that fails is reported, the others
+    are done, and the exit status is 1. What is done is kept beside the outputs: `skysky status DIR` shows it.
+
     Frames are called NAME_000120.jpg, by their number. Their masks are the video's, smoothed in time, and lie where
     --layout has them. Those of a sequence are copied to -o; without it, the masks of its own pictures are written.
     """
     from skysky.core import SkyError
-    from skysky.images import natural_order
     from skysky.jobs import refuse_picture
+    from skysky.search import natural_order
     from skysky.sequence import find_frames
     from skysky.video import video_segmenter
+    from skysky.video_jobs import VideoJob, are_videos
     kinds = [kind.strip() for kind in save.split(",")]
     layout, edits, model = read_mask_options(kinds[1:] or ["mask"], **options)
     _refuse_for_video(ctx, kinds)
     if len(sources) == 1: refuse_picture(sources[0])
     out, table, _, say = _files(out, table, quiet)
+    segmenter, progress = lambda: video_segmenter(open_segmenter, **model, say=say, quiet=quiet), _counter(quiet)
+    if are_videos(sources) or resume or retry:
+        if kinds[0] == "frames": raise SkyError("--save frames takes one video at a time, and no --resume")
+        job = VideoJob(sources, out, None if csv_only else save, smooth, table,
+                       "changed" if resume or retry else "all", retry, overwrite, say)
+        ctx.exit(_write_videos(job, segmenter, say, progress))
     found = find_frames(natural_order(sources) if len(sources) > 1 else sources[0],
                         lambda line: echo(f"skysky: {line}", err=True) if isinstance(line, SkyError) else say(line))
     if rate and isinstance(found, Path): raise SkyError("--rate is for sequences of pictures; a video has its own")
-    segmenter = lambda: video_segmenter(open_segmenter, **model, say=say, quiet=quiet)
-    run = {"smooth": smooth, "progress": _counter(quiet), "overwrite": overwrite, "rate": rate or SEQUENCE_RATE}
+    run = {"smooth": smooth, "progress": progress, "overwrite": overwrite, "rate": rate or SEQUENCE_RATE}
     if kinds[0] == "frames":
         what, result = _write_frames(found, out, segmenter, kinds[1:] or ["mask"], layout, edits=edits, table=table,
                                      pick=(every, sharpest), suffix=f".{suffix}", **run)

@@ -76,7 +76,7 @@ def mask_options(command):
 def read_mask_options(kinds, layout, name, keep, grow, feather, combine, join, sky, light, **others):
     "The layout and the `Edits` of these options, and the other options."
     from skysky.core import SkyError
-    from skysky.images import layout_of
+    from skysky.layouts import layout_of
     from skysky.mattes import Edits, parse_length, read_sky
     if name and len(kinds) > 1 and "mask" not in kinds:
         raise SkyError("--name names masks, or the only kind that is written; write one kind, or mask among them")

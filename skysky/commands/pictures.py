@@ -129,7 +129,7 @@ class _Report:
 @click.option("--csv", "table", metavar="FILE",
               help="Add the pictures done to a table: size in pixels, share of sky 0 to 1, verdict, horizon, time. A "
                    "row is there as soon as its picture is; those of earlier runs stay, and --resume completes them. "
-                   "/dev/stdout and a pipe get a new table.")
+                   "/dev/stdout and a pipe get a new table. NAME.parquet: a Parquet file, written at the end.")
 @click.option("--json", "as_json", is_flag=True,
               help="For programs: on standard output a JSON object a picture, and at last one of the whole run.")
 @click.option("--log", metavar="FILE", help="Append all lines, with their time, to a file.")
@@ -158,8 +158,8 @@ def mask(ctx, sources, out, save, resume, retry, skip_existing, fills, null, tab
     SKYSKY_MAX_FETCH_BYTES and SKYSKY_MAX_FETCH_SECONDS in the environment change it.
     """
     from skysky.core import SkyError, check_outputs, is_stream, standard_stream
-    from skysky.images import OUTPUTS, layout_of
     from skysky.jobs import Job
+    from skysky.layouts import OUTPUTS, layout_of
     from skysky.transforms import open_transforms
     if skip_existing and (resume or retry): raise click.UsageError("--skip-existing and --resume exclude each other")
     kinds, piped = [kind.strip() for kind in save.split(",")], "-" in sources and not (out or null)

@@ -18,9 +18,10 @@ from .options import label_options
 def _suggest(photos, out, model, count, overwrite):
     "Say which pictures are worth a label, and show them."
     from skysky.core import SkyError, check_outputs
-    from skysky.images import find_images, write_image
+    from skysky.search import find_images
     from skysky.segment import Segmenter
     from skysky.suggest import suggest, suggestion_sheet
+    from skysky.write_images import write_image
     folder = Path(photos).resolve()
     sheet = Path(out) if out else folder.with_name(f"{folder.name}_suggested.jpg")
     check_outputs([sheet], [path for path, _ in find_images(photos)], overwrite)

@@ -146,8 +146,8 @@ def quantize(model, out, images, count, overwrite):
     from skysky.core import SkyError
     if missing := [package for package in ("torch", "nncf") if not find_spec(package)]:
         raise SkyError(f"int8 needs {' and '.join(missing)}: run `pip install '.[train,quantize]'` in the clone")
-    from skysky.images import find_images
     from skysky.jobs import check_model
+    from skysky.search import find_images
     from skysky.weights import model_card
     card = model_card(model)
     check_model(out, [card.path, card.home], overwrite)

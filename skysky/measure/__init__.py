@@ -6,13 +6,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .bench import BenchReport
+    from .bench_report import BenchReport
     from .evaluate import EvaluationReport, plot_best, plot_calibration, plot_curve, plot_violins, plot_worst
     from .metrics import Counts, boundary_f1, false_alarms, iou
 
 __all__ = ["BenchReport", "Counts", "EvaluationReport", "boundary_f1", "false_alarms", "iou", "plot_best",
            "plot_calibration", "plot_curve", "plot_violins", "plot_worst"]
-_HOMES = {"BenchReport": "bench", "EvaluationReport": "evaluate", "plot_best": "evaluate",
+_HOMES = {"BenchReport": "bench_report", "EvaluationReport": "evaluate", "plot_best": "evaluate",
           "plot_calibration": "evaluate", "plot_curve": "evaluate", "plot_violins": "evaluate",
           "plot_worst": "evaluate", "Counts": "metrics", "boundary_f1": "metrics", "false_alarms": "metrics",
           "iou": "metrics"}

@@ -21,9 +21,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ..engines import cuda_devices, on_threads, usable_threads
-from ..images import read_image, write_image
+from ..engines import cuda_devices
+from ..images import read_image
+from ..processor import on_threads, usable_threads
 from ..scenes import render_scene
+from ..write_images import write_image
 
 # %% ../../nbs/measure/03_limits.ipynb #00000005
 @dataclass(frozen=True)

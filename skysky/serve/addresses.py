@@ -52,7 +52,7 @@ def looked_up(
         if scheme not in _PORTS or not host: raise ValueError("only http:// and https:// are fetched")
         if "@" in url.netloc: raise ValueError("no user and password are sent")
         port = port or _PORTS[scheme]
-        found = {info[4][0] for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+        found = {str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
     except (OSError, ValueError) as e:  # UnicodeError, of a name that is none, is a ValueError
         raise SkyError(f"{address_name(address)}: cannot be fetched ({e}); check the address") from e
     if not found or not all(map(permitted, found)):

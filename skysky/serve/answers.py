@@ -13,8 +13,9 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from ..core import SkyError
-from ..images import LAYOUTS, OUTPUTS, mask_bytes
+from ..layouts import LAYOUTS, OUTPUTS
 from ..mask import SkyMask
+from ..outputs import mask_bytes
 from ..segment import Segmenter
 
 # %% ../../nbs/serve/02_answers.ipynb #s2000004
@@ -54,8 +55,8 @@ JSON = "application/json"
 
 class Wanted(NamedTuple):
     "What a request asks for."
-    kind: str  # a key of `skysky.images.OUTPUTS`; "json": figures
-    layout: str  # a key of `skysky.images.LAYOUTS`
+    kind: str  # a key of `skysky.layouts.OUTPUTS`; "json": figures
+    layout: str  # a key of `skysky.layouts.LAYOUTS`
     threshold: float | None  # None: the service's own
 
 

@@ -7,9 +7,11 @@ __all__ = ['WAITING', 'STATIC', 'read_body', 'named_address', 'has_token', 'is_l
 
 # %% ../../nbs/serve/04_app.ipynb #s4000002
 import asyncio
+import errno
 import hmac
 import json
 import logging
+import os
 import re
 import socket
 import time
@@ -28,8 +30,8 @@ import numpy as np
 
 import skysky
 from ..core import LIMITS, Limit, SkyError, limit
-from ..engines import usable_threads
 from ..images import image_size
+from ..processor import usable_threads
 from ..segment import MAX_AHEAD, Segmenter
 from .addresses import fetch_public, is_public
 from .answers import JSON, Refused, answer, wanted
@@ -127,7 +129,7 @@ STATIC = Path(skysky.__file__).parent/"static"
 _FILES = {"/": ("service.html", "text/html; charset=utf-8"), "/service.js": ("service.js", "text/javascript"),
           "/service.css": ("service.css", "text/css")}
 _OPEN = {*_FILES, "/health", "/ready", "/openapi.json"}  # without a token
-_POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+_POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 
 
@@ -357,7 +359,7 @@ def listen(
     "The door of a service. Raises `SkyError` when it can't be opened."
     try: return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, ValueError) as e:
-        why = getattr(e, "strerror", None) or e
+        why = os.strerror(e.errno) if getattr(e, "errno", None) in errno.errorcode else e
         raise SkyError(f"cannot listen on {host}, port {port} ({why}); name another --host or --port") from e
 
 

@@ -7,7 +7,7 @@ __all__ = ['openapi']
 
 # %% ../../nbs/serve/03_describe.ipynb #s3000002
 import skysky
-from ..images import LAYOUTS, OUTPUTS
+from ..layouts import LAYOUTS, OUTPUTS
 from .answers import JSON, TYPES
 
 # %% ../../nbs/serve/03_describe.ipynb #s3000004

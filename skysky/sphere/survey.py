@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from ..core import SkyError
-from ..images import read_image, write_image
+from ..images import read_image
 from ..mask import SkyMask
 from ..segment import Segmenter
 from .blend import heading_of, segment_view
 from .projections import Equirectangular, Fisheye, Perspective, View, find_circle, reproject
 from .sky_view import horizon_profile, sky_figures
+from ..write_images import write_image
 
 # %% ../../nbs/sphere/04_survey.ipynb #u000005
 PROJECTIONS = ("perspective", "equirectangular", "fisheye")

@@ -3,18 +3,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .callbacks import plot_loss
+    from .config import SetSpec, TrainConfig, load_config
     from .data import check_dataset
     from .export import export_model, quantize
     from .known import open_dataset
-    from .learner import SetSpec, TrainConfig, load_config, plot_loss, sky_learner, train
+    from .learner import sky_learner, train
     from .models import load_checkpoint, save_checkpoint
     from .teach import teach
 
 __all__ = ["SetSpec", "TrainConfig", "check_dataset", "export_model", "load_checkpoint", "load_config", "open_dataset",
            "plot_loss", "quantize", "save_checkpoint", "sky_learner", "teach", "train"]
-_HOMES = {"check_dataset": "data", "open_dataset": "known", "export_model": "export", "quantize": "export",
-          "SetSpec": "learner", "TrainConfig": "learner", "load_config": "learner", "plot_loss": "learner",
-          "sky_learner": "learner", "train": "learner", "load_checkpoint": "models", "save_checkpoint": "models", "teach": "teach"}
+_HOMES = {"plot_loss": "callbacks", "SetSpec": "config", "TrainConfig": "config", "load_config": "config",
+          "check_dataset": "data", "export_model": "export", "quantize": "export", "open_dataset": "known",
+          "sky_learner": "learner", "train": "learner", "load_checkpoint": "models", "save_checkpoint": "models",
+          "teach": "teach"}
 
 
 def __getattr__(name):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_DIFFERENCE', 'EXACT_LAYERS', 'SeamModel', 'halve_weights', 'export_onnx', 'check_parity', 'export_model',
-           'whole_weights', 'quantize']
+           'learnt_from', 'whole_weights', 'quantize']
 
 # %% ../../nbs/train/04_export.ipynb #00000002
 import logging
@@ -24,7 +24,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from ..core import SKY, SkyError, atomic_write
-from ..engines import STRIDE, open_engine
+from ..engine import STRIDE
+from ..engines import open_engine
 from ..images import read_image
 from ..model_file import file_sha256
 from ..segment import fit
@@ -161,6 +162,23 @@ def _kept(
     "The last epoch of a checkpoint's own history."
     return training["history"][-1] if training else {}
 
+# %% ../../nbs/train/04_export.ipynb #rc000001
+def learnt_from(
+    sets: list[dict],  # `data` of a config, as dicts
+) -> str:
+    "The sets of a config in one line: share of the draws, the names that were taken, and who labelled."
+    def said(s):
+        name = f"{s['path']}/{s.get('split') or ''}".rstrip("/") if s.get("path") else f"{s['scenes']} rendered scenes"
+        by = [f"labelled by {' and '.join(s['teachers'])}"] if s.get("teachers") else []
+        more = [*by, *([f"names with {s['match']}"] if s.get("match") else [])]
+        share = f" ×{s['weight']:g}" if s.get("weight", 1) != 1 else ""
+        return name + share + (f" ({', '.join(more)})" if more else "")
+    return ", ".join(map(said, sets))
+
+# Of a config, what a recipe says under its own name where it is set.
+_SAID = ("arch_args", "load_size", "encoder_lr", "wd", "aux_weight", "edge_weight", "average", "frozen", "freeze_bn",
+         "teacher_yields", "seed")
+
 # %% ../../nbs/train/04_export.ipynb #00000013
 def _training_record(
     training: dict | None,  # of a checkpoint's config; empty for a model that was never trained
@@ -168,7 +186,6 @@ def _training_record(
     "What a card says of the training, earlier runs first."
     if not training: return {}
     run, kept, before = training["config"], _kept(training), _training_record(training.get("before"))
-    name = lambda s: f"{s['path']}/{s['split'] or ''}".rstrip("/") if s["path"] else f"{s['scenes']} rendered scenes"
     epochs, done = [], 0
     edges = [(c["epoch"], c["was"]) for c in training.get("changes", []) if "epoch_images" in c["was"]]
     for end, was in [*edges, (len(training["history"]), run)]:
@@ -181,9 +198,9 @@ def _training_record(
     recipe = (f"{start} {', then '.join(epochs)} "
               f"at {run['size'][0]}×{run['size'][1]} px, {run['tfms']} augmentation, "
               f"lr {run['lr']:g}, {run['schedule']}, batch {run['bs']}, {taught}"
-              f"cross-entropy + {run['dice_weight']:g} Dice; "
-              f"validation loss {kept['valid_loss']:.4f}, sky IoU {kept['sky_iou']:.4f}")
-    return dict(data=", ".join(map(name, run["data"])), recipe=recipe)
+              f"cross-entropy + {run['dice_weight']:g} Dice"
+              f"{''.join(f', {k} {run[k]}' for k in _SAID if run.get(k))}; validation loss {kept['valid_loss']:.4f}, sky IoU {kept['sky_iou']:.4f}")
+    return dict(data=learnt_from(run["data"]), recipe=recipe)
 
 # %% ../../nbs/train/04_export.ipynb #q1000002
 def whole_weights(

@@ -20,10 +20,11 @@ import cv2
 import numpy as np
 
 from ..core import IGNORE_INDEX, SKY, SkyError
-from ..engines import STRIDE
-from ..images import find_images, read_image, write_image
+from ..engine import STRIDE
+from ..images import read_image
 from ..model_file import file_sha256
 from ..scenes import render_scene, scene_kind
+from ..search import find_images
 from ..segment import Segmenter
 from .labels import PAIR_VALUES
 from skysky.train.sets import (
@@ -37,6 +38,7 @@ from skysky.train.sets import (
     pictures_by_name,
 )
 from ..weights import cache_folder, model_card
+from ..write_images import write_image
 
 # %% ../../nbs/train/00b_known.ipynb #00000012
 class CityscapesSky(LabelledPairs):
@@ -185,7 +187,7 @@ def open_dataset(
     allow_missing: bool = False,  # leave out images and labels without a partner
     void: bool | str = True,  # Cityscapes: ids 0, 2, 3 are void; False: they are "other"; or a colour, see `PairFolder`
     sky: str = "",  # colour, grey or class that is sky; empty: see `guess_values`
-    layout: str = "",  # of masks that `skysky mask` wrote, see `skysky.images.LAYOUTS`; empty: its own
+    layout: str = "",  # of masks that `skysky mask` wrote, see `skysky.layouts.LAYOUTS`; empty: its own
 ) -> LabelledPairs:
     "Open a labelled set, whatever its layout."
     root, unjudged = existing_folder(path), void if isinstance(void, str) else ""

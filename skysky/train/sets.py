@@ -17,7 +17,9 @@ import cv2
 import numpy as np
 
 from ..core import IGNORE_INDEX, SKY, SkyError
-from ..images import LAYOUTS, Layout, find_images, layout_of, orientation, read_image, stored_view, write_image
+from ..images import orientation, read_image, stored_view
+from ..layouts import LAYOUTS, Layout, layout_of
+from ..search import find_images
 from skysky.train.labels import (
     PAIR_VALUES,
     LabelError,
@@ -31,6 +33,7 @@ from skysky.train.labels import (
     read_painted,
     value_ranges,
 )
+from ..write_images import write_image
 
 # %% ../../nbs/train/00a_sets.ipynb #00000005
 class Sample(NamedTuple):
@@ -195,11 +198,11 @@ def paired(
 
 # %% ../../nbs/train/00a_sets.ipynb #eeeb6fa1
 class MaskedPictures(LabelledPairs):
-    "A folder of pictures, and the folder in which `skysky mask` put their masks in one of `skysky.images.LAYOUTS`."
+    "A folder of pictures, and the folder in which `skysky mask` put their masks in one of `skysky.layouts.LAYOUTS`."
 
     def __init__(self,
                  root,  # the folder of pictures
-                 layout: str = "skysky",  # see `skysky.images.LAYOUTS`
+                 layout: str = "skysky",  # see `skysky.layouts.LAYOUTS`
                  allow_missing: bool = False,  # leave out pictures without a mask
                  sky: str = "", void: str = "",  # see `PairFolder`
     ):

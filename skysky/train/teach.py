@@ -23,20 +23,22 @@ from fastai.callback.core import Callback, CancelFitException
 from torch import nn
 
 from ..core import IGNORE_INDEX, SKY, SkyError, atomic_write, check_outputs
-from ..images import overlay, write_image
 from ..measure.metrics import Counts, accuracy
 from ..model_file import file_sha256
 from ..refine import shrink
 from ..scenes import render_scene
 from ..segment import Segmenter
 from ..suggest import contact_sheet
+from .callbacks import KeepRun
+from .config import SetSpec, TrainConfig
 from .export import SeamModel, export_model
 from .judge import LOTS, Lots, Score, hold_out, neighbours, rendered, score
 from .known import open_dataset
-from .learner import KeepRun, SetSpec, TrainConfig, sky_learner, train
+from .learner import sky_learner, train
 from .models import ARCHS, load_checkpoint, read_checkpoint, save_checkpoint
 from .sets import LabelledPairs, PairFolder, Sample
 from ..weights import DEFAULT_MODEL, ModelCard, check_model_files, model_card, model_path, write_card
+from ..write_images import overlay, write_image
 
 # %% ../../nbs/train/05_teach.ipynb #4d16ad96
 LONGEST = 1024  # px

@@ -23,11 +23,13 @@ from anywidget import AnyWidget
 from fastcore.basics import patch
 
 from ..core import LIMITS, Limit, SkyError, limit
-from ..images import find_images, image_size, read_image, write_image
+from ..images import image_size, read_image
 from ..refine import shrink
+from ..search import find_images
 from ..segment import Segmenter
 from ..suggest import look_at
 from .page import STATIC, to_jpeg
+from ..write_images import write_image
 
 # %% ../../nbs/widgets/03_brush.ipynb #6e68a921
 SURE = .65  # probability from which the model's answer is the first proposal; what lies between is left open

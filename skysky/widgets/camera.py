@@ -19,11 +19,12 @@ from fastcore.basics import patch
 
 from ..core import LIMITS, Limit, SkyError, limit
 from ..defaults import CAMERA_VIEWS
-from ..images import SKY_COLOR, read_image
+from ..images import read_image
 from ..mask import SkyMask
 from ..refine import drop_unsure
 from ..segment import Segmenter
 from .page import STATIC, fit_page, hex_color, to_jpeg
+from ..write_images import SKY_COLOR
 
 # %% ../../nbs/widgets/02_camera.ipynb #00000006
 def _deflate(prob: np.ndarray) -> bytes: return zlib.compress(np.rint(prob*255).astype(np.uint8), 1)

@@ -24,12 +24,14 @@ from fastcore.basics import patch
 
 from ..core import LIMITS, Limit, SkyError, check_outputs, limit
 from ..defaults import REFINE_RADIUS
-from ..images import OUTPUTS, SKY_COLOR, overlay, read_image, write_image
+from ..images import read_image
+from ..layouts import OUTPUTS
 from ..mask import SkyMask
 from ..refine import drop_unsure, upsample_guided
 from ..segment import Segmenter
 from ..weights import DEFAULT_MODEL, list_models
 from .page import SAMPLES, STATIC, fit_page, hex_color, rgb_color, to_jpeg
+from ..write_images import SKY_COLOR, overlay, write_image
 
 # %% ../../nbs/widgets/01_explorer.ipynb #0000000a
 def replace_sky(
@@ -57,7 +59,7 @@ VIEWS = {
                      lambda img, sky, color, opacity: overlay(img, np.float32(sky.mask()), color, opacity),
                      "painted = overlay(img, sky.mask().astype('float32'), {color}, {opacity!r})\n"
                      "write_image(painted, {file!r}, ours=True)",
-                     ("skysky.images overlay", "skysky.images write_image")),
+                     ("skysky.write_images overlay", "skysky.write_images write_image")),
     "mask": _View(OUTPUTS["mask"], lambda img, sky, color, opacity: sky.mask()*np.uint8(255),
                   "sky.save({file!r}, 'mask', {source})", kind="mask"),
     "probability": _View(OUTPUTS["prob"], lambda img, sky, color, opacity: np.rint(sky.prob*255).astype(np.uint8),
@@ -66,7 +68,7 @@ VIEWS = {
                      "sky.save({file!r}, 'cutout', {source})", kind="cutout"),
     "replaced sky": _View("_replaced.jpg", lambda img, sky, color, opacity: replace_sky(img, sky.prob, color),
                           "write_image(replace_sky(img, sky.prob, {color}), {file!r}, ours=True)",
-                          ("skysky.images write_image", "skysky.widgets replace_sky")),
+                          ("skysky.write_images write_image", "skysky.widgets replace_sky")),
 }
 
 # %% ../../nbs/widgets/01_explorer.ipynb #00000013

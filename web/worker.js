@@ -1,0 +1,83 @@
+// The model and everything slow, beside the page: a picture comes in, the probability of sky per pixel goes back.
+import * as ort from "./runtime/ort.wasm.bundle.min.mjs";
+import { dropUnsure, modelShape, resizeLinear, secondLook, shrink, upsampleGuided } from "./maths.js";
+
+let session, settings, last;
+
+async function open() {
+  settings = await (await fetch("settings.json")).json();
+  ort.env.wasm.wasmPaths = { wasm: new URL("runtime/ort-wasm-simd-threaded.wasm", import.meta.url).href };
+  ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(8, navigator.hardwareConcurrency) : 1;
+  const model = await (await fetch(settings.card.file)).arrayBuffer();
+  session = await ort.InferenceSession.create(model, { executionProviders: ["wasm"] });
+}
+
+async function look(img, h, w) {
+  const input = new ort.Tensor("uint8", img, [1, h, w, 3]);
+  const answer = await session.run({ [session.inputNames[0]]: input });
+  return answer[session.outputNames[0]].data;
+}
+
+/** The pixels of a bitmap, transparent ones on black: RGB. */
+function pixels(bitmap) {
+  const { width, height } = bitmap;
+  const context = new OffscreenCanvas(width, height).getContext("2d", { alpha: false, willReadFrequently: true });
+  context.drawImage(bitmap, 0, 0);
+  const { data } = context.getImageData(0, 0, width, height);
+  const img = new Uint8Array(height * width * 3);
+  for (let k = 0, at = 0, to = 0; k < height * width; k += 1, at += 4) {
+    img[to++] = data[at];
+    img[to++] = data[at + 1];
+    img[to++] = data[at + 2];
+  }
+  return img;
+}
+
+/** The model's own answer: one look at the whole, a second one along the edge, as `skysky.Segmenter` does. */
+async function infer(img, H, W, size, whole) {
+  const [h, w] = modelShape(H, W, Math.max(whole, Math.min(size, Math.max(H, W))));
+  const small = shrink(img, H, W, h, w);
+  const [h1, w1] = modelShape(h, w, whole);
+  if (h1 === h && w1 === w) return { prob: await look(small, h, w), small, h, w };
+  const prob = await look(shrink(small, h, w, h1, w1), h1, w1);
+  return { prob: await secondLook(prob, h1, w1, small, h, w, look), small, h, w };
+}
+
+function enlarge({ prob, small, h, w, img, H, W }, { threshold, follow }) {
+  const sure = dropUnsure(prob, h, w, threshold, settings.card.sure, settings.minSky);
+  const some = sure.some((p) => p >= threshold);
+  if (!follow || !some) return resizeLinear(sure, h, w, H, W);
+  return upsampleGuided(sure, h, w, img, H, W, settings.radius, settings.eps, small);
+}
+
+async function work({ bitmap, options }) {
+  if (bitmap) {
+    const [img, H, W] = [pixels(bitmap), bitmap.height, bitmap.width];
+    bitmap.close();
+    last = { ...(await infer(img, H, W, options.size, options.whole)), img, H, W };
+  }
+  const prob = enlarge(last, options);
+  return [{ prob, height: last.H, width: last.W }, [prob.buffer]];
+}
+
+const opened = open();
+opened.then(
+  () => self.postMessage({ ready: { settings, threads: ort.env.wasm.numThreads } }),
+  (error) => self.postMessage({ broken: error.message }),
+);
+
+async function reply(before, data) {
+  await before;
+  const start = performance.now();
+  try {
+    const [result, moved] = await work(data);
+    self.postMessage({ id: data.id, ...result, ms: performance.now() - start }, moved);
+  } catch (error) {
+    self.postMessage({ id: data.id, error: error.message });
+  }
+}
+
+let turn = opened; // one picture after the other
+self.addEventListener("message", ({ data }) => {
+  turn = reply(turn, data);
+});
