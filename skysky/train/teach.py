@@ -83,7 +83,7 @@ def lesson_config(
         data=[SetSpec("pairs", "train"), SetSpec(str(replay), weight=2.)], valid=[SetSpec("pairs", "val")],
         root=str(root), arch=card.arch, weights=str(card.path), teacher=str(card.path), teacher_yields=True,
         size=(crop, crop), load_size=(crop*15//8, crop*5//2), fit="crop", tfms="strong", bs=8, epochs=rounds,
-        epoch_images=images, lr=2e-4, schedule="one_cycle", wd=.01, edge_weight=1., average=.9,
+        epoch_images=images, lr=2e-4, wd=.01, edge_weight=1., average=.95,
         freeze_bn=card.arch == "fcn_resnet50")
 
 # %% ../../nbs/train/05_teach.ipynb #d6dfa905
