@@ -10,7 +10,9 @@ import warnings
 
 import click
 
+from .commands.cluster import cluster
 from .commands.console import Commands, echo
+from .commands.fixed import fixed
 from .commands.machine import bench, lab, live, models
 from .commands.motion import camera, video
 from .commands.pictures import mask, show_status
@@ -28,6 +30,6 @@ def main():
     warnings.simplefilter("ignore", FutureWarning)  # one library's remarks on another: nothing that a user can act on
     warnings.showwarning = lambda message, *_, **__: echo(f"skysky: {message}", err=True)
 
-for command in (mask, show_status, video, camera, sphere, teach, train, evaluate, export, quantize, data, bench,
-                models, lab, live, serve):
+for command in (mask, show_status, video, camera, fixed, sphere, train, evaluate, export, quantize, data, bench, models,
+                lab, live, serve, cluster):
     main.add_command(command)

@@ -103,8 +103,7 @@ def failure_kind(
 # %% ../nbs/19_jobs.ipynb #jb000007
 def model_settings(seg: Segmenter) -> dict:
     "All of a model that outputs depend on; what differs by rounding alone, the engine say, does not count."
-    values = {name: getattr(seg, name) for name in ("size", "whole", "threshold", "sure", "refine", "flip")}
-    return {"model": seg.card.name, "sha256": seg.card.sha256 or model_sha256(seg.card.path), **values}
+    return {"model": seg.card.name, "sha256": seg.card.sha256 or model_sha256(seg.card.path), **seg.settings()}
 
 
 def job_settings(
@@ -180,7 +179,7 @@ class Job:
                 if files and not kept and not is_ours(plan.base/name): there += files
         sources = (os.path.join(plan.base, name) for name in plan.names)
         check_outputs([*there, *more], sources if there or any(map(os.path.lexists, more)) else [], self.overwrite)
-        folders = {os.path.dirname(name): name for name in plan.names}.values()
+        folders = {name.rpartition(os.sep)[0]: name for name in plan.names}.values()
         places = [plan.file] if plan.file else [os.path.join(plan.folder, "x"), *(
             file for name in folders for file in plan.files(name).values())]
         check_places(map(Path, (*there, *more, *places)))
@@ -219,7 +218,7 @@ class Job:
 
     def _open(self):
         if not isinstance(self.segmenter, Segmenter): self.segmenter = self.segmenter()
-        if not self.ready: self.ready = self.edits.for_kinds(self.plan.kinds, self.segmenter)
+        if not self.ready: self.ready = self.edits.for_kinds(self.plan.kinds, self.segmenter.of_photos())
         if self.known and not self.settings: self._begin()
         return self.segmenter
 

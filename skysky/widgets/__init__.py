@@ -3,6 +3,6 @@ masks corrected by hand (`SkyBrush`)."""
 from .page import SAMPLES  # first: it says how to install what is missing
 from .brush import BrushFolder, SkyBrush
 from .camera import SkyCamera
-from .explorer import SkyExplorer, replace_sky
+from .explorer import SkyExplorer
 
-__all__ = ["SAMPLES", "BrushFolder", "SkyBrush", "SkyCamera", "SkyExplorer", "replace_sky"]
+__all__ = ["SAMPLES", "BrushFolder", "SkyBrush", "SkyCamera", "SkyExplorer"]
