@@ -18,6 +18,7 @@ from .commands.motion import camera, video
 from .commands.pictures import mask, show_status
 from .commands.service import serve
 from .commands.sphere import sphere
+from .commands.teaching import teach
 from .commands.training import data, evaluate, export, quantize, train
 
 

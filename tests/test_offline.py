@@ -94,7 +94,7 @@ COMMANDS = [
     "status done", "video no.mp4", "camera 99", "models", "data check set", "data render more -n 1 --size 64x96",
     "evaluate set -o scores", "fixed mast -q -o still", "sphere set/images --projection perspective -o around",
     f"bench -o bench --quick --model {DEFAULT_MODEL} --size 64x96 --engines openvino,onnxruntime --precisions f32",
-    "train config.yaml -o run", "export student.safetensors -o student.onnx",
+    "teach --suggest set/images -n 2", "train config.yaml -o run", "export student.safetensors -o student.onnx",
     f"quantize {DEFAULT_MODEL} -o small.onnx --images set/images"]
 
 

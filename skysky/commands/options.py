@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['circle_option', 'OUT_DEFAULT', 'model_options', 'mask_options', 'read_mask_options', 'open_segmenter', 'numbers',
-           'height_width']
+           'height_width', 'label_options']
 
 # %% ../../nbs/commands/01_options.ipynb #cm000013
 import re
@@ -121,3 +121,17 @@ def height_width(ctx, param, value: str) -> tuple[int, int]:
     "`256x512` as (256, 512)."
     if found := re.fullmatch(r"(\d+)x(\d+)", value): return int(found[1]), int(found[2])
     raise click.BadParameter(f"{value!r} is not HxW, such as 256x512", ctx, param)
+
+
+# %% ../../nbs/commands/01_options.ipynb #d3c318c3
+def label_options(command):
+    "Add the options that say what somebody's labels mean."
+    for option in reversed((
+        click.option("--sky", default="", metavar="COLOUR", show_default="white, or what is guessed and said",
+                     help="What is sky in painted labels: '#4682b4', or a grey 0 to 255; of polygons, the class."),
+        click.option("--void", default="", metavar="COLOUR", show_default="grey 128",
+                     help="What nobody judged in painted labels."),
+        click.option("--layout", default="", metavar="NAME", show_default="what the folders look like",
+                     help="The layout in which `skysky mask` wrote the masks: colmap, odm, ..."))):
+        command = option(command)
+    return command
