@@ -10,6 +10,7 @@ import warnings
 
 import click
 
+from .commands.cluster import cluster
 from .commands.console import Commands, echo
 from .commands.fixed import fixed
 from .commands.machine import bench, lab, live, models
@@ -29,5 +30,5 @@ def main():
     warnings.showwarning = lambda message, *_, **__: echo(f"skysky: {message}", err=True)
 
 for command in (mask, show_status, video, camera, fixed, sphere, train, evaluate, export, quantize, data, bench, models,
-                lab, live, serve):
+                lab, live, serve, cluster):
     main.add_command(command)

@@ -1,4 +1,5 @@
 "A job that is killed, runs twice at once, meets a full disk or hostile input: nothing lost, nothing done twice."
+import csv
 import json
 import os
 import random
@@ -160,6 +161,35 @@ def test_only_what_has_changed_is_done_anew(tmp_path, model):
     assert "0 of 3 done" in moved.stdout, "pictures and masks may move together"
 
 
+def test_a_parquet_table_is_completed_from_the_record(tmp_path, model, seg):
+    pq = pytest.importorskip("pyarrow.parquet")
+    many(tmp_path/"in", 30)
+    out, file = tmp_path/"out", tmp_path/"t.parquet"
+    args = ("mask", tmp_path/"in", "-o", out, "--model", model, "--csv", file, "-q", "--resume")
+    process = popen(*args)
+    while process.poll() is None and (not (out/MANIFEST).exists() or len(records(out)) < 9): time.sleep(.002)
+    process.kill()
+    process.communicate()
+    assert not file.exists() and not list(tmp_path.glob(".skysky-*"))
+    run = skysky(*args)
+    assert (run.returncode, run.stderr) == (0, "")
+    table = pq.read_table(file).to_pydict()
+    assert len(set(table["path"])) == len(table["path"]) == 30 and set(table["width"]) == {64}
+    mask_folder(tmp_path/"in", out, seg, table=tmp_path/"t.csv", redo="changed")
+    rows = {row["path"]: float(row["sky"]) for row in csv.DictReader((tmp_path/"t.csv").open())}
+    assert rows == dict(zip(table["path"], table["sky"], strict=True))
+
+
+def test_parquet_without_its_package_is_a_line(tmp_path, model):
+    small(tmp_path/"x.png")
+    code = f"import sys; sys.modules['pyarrow'] = None; {SKYSKY[-1]}"  # as if it were not installed
+    run = subprocess.run([sys.executable, "-c", code, "mask", "x.png", "--csv", "t.parquet"], cwd=tmp_path, text=True,
+                         capture_output=True, timeout=120)
+    assert run.returncode == 1 and "pip install '.[parquet]'" in run.stderr and run.stderr.count("\n") == 1
+    run = skysky("video", "x.mp4", "--csv", "t.parquet", cwd=tmp_path)
+    assert run.returncode == 1 and "a row a frame goes to a CSV file" in run.stderr
+
+
 # Two at once
 
 def test_two_at_once(tmp_path, model):
@@ -195,6 +225,21 @@ def test_lists(tmp_path, model):
     assert run.stderr.strip() in (tmp_path/"run.log").read_text() and "2 of 3 done" in (tmp_path/"run.log").read_text()
     run = skysky("mask", "in", "--log", "list.txt", "--model", model, cwd=tmp_path)
     assert run.returncode == 1 and "not written by skysky" in run.stderr, "a log is added to a log only"
+
+
+def test_a_job_of_100_000_names_begins_at_once(tmp_path, seg):
+    first = small(tmp_path/"in/000/0.png")
+    names = (f"{tmp_path}/in/{i//1000:03}/{i}.png\n" for i in range(100_000))
+    (tmp_path/"names").write_text("".join(names))
+    class Enough(Exception): pass
+    def tell(outcome):
+        assert outcome.path == os.path.realpath(first) and outcome.state == "done"
+        raise Enough
+    start, wall = time.process_time(), time.perf_counter()
+    with pytest.raises(Enough): mask_folder([f"@{tmp_path}/names"], tmp_path/"out", seg, tell)
+    seconds = time.process_time() - start
+    print(f"the first of 100,000 masks after {seconds:.2f} s of work, {time.perf_counter() - wall:.2f} s by the clock")
+    assert seconds < 3  # what only grows with the names takes .7 s, what grows with their square minutes
 
 
 def test_a_folder_that_fills(tmp_path, model):
