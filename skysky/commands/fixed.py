@@ -33,9 +33,10 @@ from .options import OUT_DEFAULT, model_options, open_segmenter
 def fixed(ctx, sources, out, save, table, plot, overwrite, quiet, **model):
     """Find the sky of a camera that stands still, from all its pictures together.
 
-    SOURCE is a folder of one camera's pictures, or files, patterns and lists, as for `skysky mask`. Pictures that the
-    mask is not made of are named: the camera was moved, there was fog, something was before the lens, all was dark. A
-    picture that cannot be read or is of another size is left out, and the exit status is 1.
+    SOURCE is a folder of one camera's pictures, or files, patterns and lists, as for `skysky mask`. The mask is made of
+    the bright ones that agree. Pictures that show something else are named: the camera was moved, there was fog,
+    something was before the lens, all was dark. One that cannot be read or is of another size is left out, and the
+    exit status is 1.
     """
     from skysky.core import SkyError, check_outputs, is_ours
     from skysky.fixed import COLUMNS, PLOTS, REASONS, fixed_sky, save_shares
