@@ -199,7 +199,8 @@ def _training_record(
               f"at {run['size'][0]}×{run['size'][1]} px, {run['tfms']} augmentation, "
               f"lr {run['lr']:g}, {run['schedule']}, batch {run['bs']}, {taught}"
               f"cross-entropy + {run['dice_weight']:g} Dice"
-              f"{''.join(f', {k} {run[k]}' for k in _SAID if run.get(k))}; validation loss {kept['valid_loss']:.4f}, sky IoU {kept['sky_iou']:.4f}")
+              f"{''.join(f', {k} {run[k]}' for k in _SAID if run.get(k))}; "
+              f"validation loss {kept['valid_loss']:.4f}, sky IoU {kept['sky_iou']:.4f}")
     return dict(data=learnt_from(run["data"]), recipe=recipe)
 
 # %% ../../nbs/train/04_export.ipynb #q1000002
