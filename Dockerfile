@@ -13,7 +13,7 @@ COPY --from=wheel /wheel /wheel
 RUN pip install --no-cache-dir "$(ls /wheel/*.whl)[serve]" \
     && pip uninstall -qy opencv-python && pip install --no-cache-dir "opencv-python-headless>=4.11,<6" \
     && useradd --uid 10001 --create-home skysky
-USER skysky
+USER 10001
 EXPOSE 8000
 HEALTHCHECK --start-period=60s CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/health')"]
 ENTRYPOINT ["skysky"]
@@ -27,7 +27,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends python3-venv &&
     && /opt/skysky/bin/pip install --no-cache-dir "opencv-python-headless>=4.11,<6" \
     && useradd --uid 10001 --create-home skysky
 ENV PATH=/opt/skysky/bin:$PATH
-USER skysky
+USER 10001
 EXPOSE 8000
 HEALTHCHECK --start-period=60s CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/health')"]
 ENTRYPOINT ["skysky"]

@@ -23,10 +23,11 @@ from PIL import Image
 from .core import SkyError, check_outputs, is_ours, printable
 from .images import is_whole
 from .layouts import layout_of
-from .manifest import MANIFEST, Manifest, Table, stamp, unchanged
+from .manifest import MANIFEST, Manifest, stamp, unchanged
 from .mask import SkyMask
 from .mattes import NO_EDITS, Edits
 from .model_file import model_sha256
+from .parquet import open_table
 from .search import image_suffixes
 from .segment import Segmenter
 from .sources import NOTHING, Plan, address_name, default_output, is_elsewhere, make_ready, take_in, watch
@@ -47,6 +48,7 @@ def check_places(
 
 # %% ../nbs/19_jobs.ipynb #jb000002
 COLUMNS = ("path", "width", "height", "sky", "has_sky", "horizon_angle", "horizon_offset", "ms")
+_INTEGERS = ("width", "height", "has_sky")
 
 
 def picture_row(
@@ -125,7 +127,7 @@ class Job:
                  redo: str = "all",  # "all", "changed" or "missing"
                  retry: bool = False,  # with "changed": also the pictures that could not be read
                  overwrite: bool = False,  # permit to replace files that skysky did not write; never a picture
-                 table: str | os.PathLike | None = None,  # CSV file to add a row a picture to
+                 table: str | os.PathLike | None = None,  # file to add a row a picture to, CSV or .parquet
                  null: bool = False,  # see `skysky.sources.is_list`
                  fills: bool = False,  # go on for ever: a picture is taken as soon as it is complete
                  more: Iterable[str | os.PathLike] = (),  # other files that will be written
@@ -139,7 +141,7 @@ class Job:
         self.work, self.early, self.settings, self.segmenter, self.known = {}, [], None, None, None
         sources = [os.fspath(sources)] if isinstance(sources, (str, os.PathLike)) else list(map(os.fspath, sources))
         with ExitStack() as stack:
-            self.table = Table(table, COLUMNS, overwrite) if table else None
+            self.table = open_table(table, COLUMNS, overwrite, _INTEGERS) if table else None
             folder, self.fetched, names = None, {}, []
             if not fills and any(is_elsewhere(source, null) for source in sources):
                 try: folder = Path(os.path.realpath(stack.enter_context(tempfile.TemporaryDirectory(prefix="skysky-"))))

@@ -78,8 +78,8 @@ class SequenceReader:
         steps = [b - a for a, b in pairwise(numbers)]
         if min([*numbers, *steps], default=-1) < 0 or not any(steps): return []
         n = (numbers[-1] - numbers[0])//math.gcd(*steps) + 1 - len(numbers)
-        if not n: return []
-        return [f"{n} number{'s'*(n > 1)} missing between {self.pictures[0].name} and {self.pictures[-1].name}"]
+        ends = f"{self.pictures[0].name} and {self.pictures[-1].name}"
+        return [f"{n} number{'s'*(n > 1)} missing between {ends}"] if n else []
 
     def _read(self, path):
         img = read_image(path)

@@ -147,6 +147,20 @@ class Stills:
         with atomic_write(path) as tmp: shutil.copyfile(self.pictures[frame.number], tmp)
 
 # %% ../nbs/06g_stills.ipynb #c6ae29c8
+def _writers(stills, edits, source, overwrite):
+    "The last two steps: the picture of a frame is written, and what is made of it."
+    def write_picture(result):
+        check_outputs(filter(os.path.lexists, stills.new(result.frame.number)), [source], overwrite)
+        stills.write_picture(result.frame)
+        return result
+
+    def write_masks(result):
+        name = stills.name(result.frame.number)
+        edits.save(result.sky, stills.files(result.frame.number), stills.folder/name, name, stills.layout)
+        return result
+    return write_picture, write_masks
+
+
 def write_stills(
     source: str | os.PathLike | Sequence,  # see `find_frames`
     out: str | os.PathLike | None = None,  # see `Stills`, as for `kinds`, `layout` and `suffix`
@@ -168,16 +182,6 @@ def write_stills(
     check_outputs([*sum(before.values(), []), *([table] if table and not is_stream(table) else [])], sources, overwrite)
     if not isinstance(seg, Segmenter): seg = seg() if seg else video_segmenter(threads=threads)
     edits = edits.for_kinds(stills.kinds, seg)
-
-    def write(result):
-        number = result.frame.number
-        check_outputs(filter(os.path.lexists, stills.new(number)), sources[:1], overwrite)
-        stills.write_picture(result.frame)
-        edits.save(result.sky, stills.files(number), stills.folder/stills.name(number), stills.name(number),
-                   stills.layout)
-        if table: result.row = sky_row(result.frame.time, result.sky, result.answer, result.seconds)
-        return result
-
     with ExitStack() as stack:
         reader = stack.enter_context(open_frames(found, True, threads, rate))
         add_row = table and stack.enter_context(csv_table(table))
@@ -185,8 +189,9 @@ def write_stills(
         ahead = frames_ahead(2*reader.width*reader.height)  # of either half
         seen = stack.enter_context(closing(in_threads(_needed(reader, pick, smooth), *steps, ahead=ahead)))
         chosen = pick.choose(seen, lambda result: result.frame)
-        for result in stack.enter_context(closing(in_threads(chosen, enlarge, write, ahead=ahead))):
-            if table: add_row(result.row)
+        write = _writers(stills, edits, sources[0], overwrite)
+        for result in stack.enter_context(closing(in_threads(chosen, enlarge, *write, ahead=ahead))):
+            if table: add_row(sky_row(result.frame.time, result.sky, result.answer, result.seconds))
             before.pop(result.frame.number, None)
             count += 1
             progress(progress_since(start, result.frame.number + 1, reader.frames))

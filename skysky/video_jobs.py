@@ -16,10 +16,10 @@ from pathlib import Path
 from .core import SkyError, check_outputs, is_ours, is_stream
 from .defaults import SMOOTHING
 from .frames import ALPHA_OUTPUTS
-from .layouts import distinct_stems
-from .search import natural_order
 from .jobs import Outcome, check_places, failure_kind, model_settings, refuse_picture
+from .layouts import distinct_stems
 from .manifest import Manifest, stamp, unchanged
+from .search import natural_order
 from .segment import Segmenter
 from .sources import VIDEO_SUFFIXES, default_output, is_list, listed
 from .video import Progress, painter, segment_video

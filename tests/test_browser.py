@@ -652,7 +652,7 @@ def test_explorer(playwright, lab, tmp_path):
         print(f"\nfrom a key on the opacity slider to the picture: {np.median(took):.0f} ms")
         took = [change(page, lambda: press(page, "Threshold", "PageUp"))[1] for _ in range(3)]
         print(f"from a key on the threshold slider to the picture: {np.median(took):.0f} ms")
-        for view in ("mask", "probability", "cut-out", "replaced sky"):
+        for view in ("mask", "probability", "cut-out", "new sky"):
             img, _ = change(page, lambda view=view: page.locator(EXPLORER).get_by_label("View").select_option(view))
             assert view not in ("mask", "probability") or np.ptp(img, 2).max() < 4, "grey"
             screenshot(page, f"explorer_{view.replace(' ', '_')}", EXPLORER)
@@ -665,7 +665,7 @@ def test_explorer(playwright, lab, tmp_path):
         page.keyboard.press("Enter")
         page.wait_for_selector(f"{EXPLORER} .skysky-error:has-text('no such file')")
         page.locator(EXPLORER).get_by_role("button", name="Save").click()
-        page.wait_for_selector(f"{EXPLORER} .skysky-note:has-text('large_replaced.jpg')")
+        page.wait_for_selector(f"{EXPLORER} .skysky-note:has-text('large_newsky.jpg')")
 
 
 # The brush

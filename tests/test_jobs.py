@@ -1,4 +1,5 @@
 "A job that is killed, runs twice at once, meets a full disk or hostile input: nothing lost, nothing done twice."
+import csv
 import json
 import os
 import random
@@ -158,6 +159,35 @@ def test_only_what_has_changed_is_done_anew(tmp_path, model):
     for name in ("in", "in_sky"): (tmp_path/name).rename(tmp_path/"moved"/name)
     moved = skysky("mask", "in", "--resume", "--threshold", .3, "--model", tmp_path/"other.onnx", cwd=tmp_path/"moved")
     assert "0 of 3 done" in moved.stdout, "pictures and masks may move together"
+
+
+def test_a_parquet_table_is_completed_from_the_record(tmp_path, model, seg):
+    pq = pytest.importorskip("pyarrow.parquet")
+    many(tmp_path/"in", 30)
+    out, file = tmp_path/"out", tmp_path/"t.parquet"
+    args = ("mask", tmp_path/"in", "-o", out, "--model", model, "--csv", file, "-q", "--resume")
+    process = popen(*args)
+    while process.poll() is None and (not (out/MANIFEST).exists() or len(records(out)) < 9): time.sleep(.002)
+    process.kill()
+    process.communicate()
+    assert not file.exists() and not list(tmp_path.glob(".skysky-*"))
+    run = skysky(*args)
+    assert (run.returncode, run.stderr) == (0, "")
+    table = pq.read_table(file).to_pydict()
+    assert len(set(table["path"])) == len(table["path"]) == 30 and set(table["width"]) == {64}
+    mask_folder(tmp_path/"in", out, seg, table=tmp_path/"t.csv", redo="changed")
+    rows = {row["path"]: float(row["sky"]) for row in csv.DictReader((tmp_path/"t.csv").open())}
+    assert rows == dict(zip(table["path"], table["sky"], strict=True))
+
+
+def test_parquet_without_its_package_is_a_line(tmp_path, model):
+    small(tmp_path/"x.png")
+    code = f"import sys; sys.modules['pyarrow'] = None; {SKYSKY[-1]}"  # as if it were not installed
+    run = subprocess.run([sys.executable, "-c", code, "mask", "x.png", "--csv", "t.parquet"], cwd=tmp_path, text=True,
+                         capture_output=True, timeout=120)
+    assert run.returncode == 1 and "pip install '.[parquet]'" in run.stderr and run.stderr.count("\n") == 1
+    run = skysky("video", "x.mp4", "--csv", "t.parquet", cwd=tmp_path)
+    assert run.returncode == 1 and "a row a frame goes to a CSV file" in run.stderr
 
 
 # Two at once

@@ -92,7 +92,7 @@ def test_places_agree_with_settings():
     copied = [n for line in re.findall(r"^COPY (?!--)(.+) \S+$", docker, re.M) for n in line.split()]
     assert copied and all((ROOT / n).exists() for n in copied)
     assert {n + "_requirements" for n in re.findall(r"\[(\w+)\]\"", docker)} == {"serve_requirements"}
-    assert docker.count("USER skysky") == docker.count("ENTRYPOINT") == 2
+    assert docker.count("USER 10001") == docker.count("ENTRYPOINT") == 2
     assert all(f"!{n}" in (ROOT / ".dockerignore").read_text().split() for n in copied)
 
 

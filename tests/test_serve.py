@@ -23,8 +23,10 @@ import psutil
 import pytest
 import schemathesis
 from PIL import Image
+from playwright.sync_api import sync_playwright
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from test_bad_images import png_header
+from test_web import CHROMIUM
 
 from skysky import Segmenter, read_image
 from skysky.outputs import mask_bytes
@@ -272,3 +274,26 @@ def test_eight_clients_for_minutes(tmp_path):
               f"p50 {p50*1000:.0f} ms, p99 {p99*1000:.0f} ms; MB {np.round(memory)}")
         assert ratio >= .8
         assert memory[-1] < 1.1*memory[len(memory)//3]
+
+
+def test_the_page_takes_a_photo_and_asks_nobody_else(service, tmp_path):
+    "In headless Chromium; a screenshot goes to out/serve/."
+    photo, asked, said = tmp_path/"my photo.jpg", [], []
+    photo.write_bytes(PHOTOS[2])
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda line: said.append(line.text) if line.type == "error" else None)
+        page.goto(service.address)
+        page.set_input_files("#file", photo)
+        page.wait_for_selector("#result:visible", timeout=30_000)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.screenshot(path="out/serve/phone.png")
+        page.select_option("#output", "mask")
+        page.wait_for_selector("#save[download='my photo_mask.png']", timeout=30_000)
+        page.set_input_files("#file", __file__)
+        page.wait_for_selector("#said.wrong", timeout=30_000)
+        browser.close()
+    assert all(url.startswith((service.address, "blob:")) for url in asked)
+    assert all("415" in line for line in said), said

@@ -22,8 +22,8 @@ from playwright.sync_api import sync_playwright
 from skysky import Segmenter, read_image
 from skysky.compositing import SLIGHT, SURE, foreground
 from skysky.core import MIN_SKY
-from skysky.layouts import LAYOUTS, output_name
 from skysky.images import stored_view
+from skysky.layouts import LAYOUTS, output_name
 from skysky.refine import drop_unsure, shrink, upsample_guided
 from skysky.scenes import render_scene
 from skysky.segment import edge_band, edge_strips, second_look

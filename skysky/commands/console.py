@@ -22,7 +22,7 @@ import click
 # %% ../../nbs/commands/00_console.ipynb #00000005
 _EXTRAS = {"train": ("torch", "torchvision", "fastai", "matplotlib", "onnx", "onnxscript", "safetensors", "yaml"),
            "notebook": ("anywidget", "ipywidgets", "jupyterlab", "voila"), "quantize": ("nncf",),
-           "serve": ("prometheus_client", "python_multipart", "starlette", "uvicorn")}
+           "parquet": ("pyarrow",), "serve": ("prometheus_client", "python_multipart", "starlette", "uvicorn")}
 
 def advice(e: BaseException) -> str | None:  # None: a bug, not an error of the user's
     "The line that a user gets for an exception."
@@ -32,7 +32,7 @@ def advice(e: BaseException) -> str | None:  # None: a bug, not an error of the 
         extra = next((x for x, packages in _EXTRAS.items() if package in packages), None)
         return extra and f"this needs {package}, which is not installed: run `pip install '.[{extra}]'` in the clone"
     if isinstance(e, MemoryError): return "not enough memory"
-    if isinstance(e, OSError) and e.errno == errno.ENAMETOOLONG: return f"{e.strerror}: {os.fspath(e.filename)[:99]!r}..."
+    if isinstance(e, OSError) and e.errno == errno.ENAMETOOLONG: return f"{e.strerror}: {str(e.filename)[:99]!r}..."
     core = sys.modules.get("skysky.core")  # whoever raised a SkyError has imported it
     return str(e) if core and isinstance(e, core.SkyError) else None
 

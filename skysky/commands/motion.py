@@ -21,8 +21,9 @@ from ..defaults import SEQUENCE_RATE, SMOOTHING, VIDEO_SIZE
 # %% ../../nbs/commands/03_motion.ipynb #0000001d
 def _files(out: str | None, table: str | None, quiet: bool) -> tuple:
     "Video and table as paths, those of them that are no streams, and a function that prints: not among a table's rows."
-    from skysky.core import is_stream, standard_stream
+    from skysky.core import SkyError, is_stream, standard_stream
     out, table = (path and Path(path).expanduser() for path in (out, table))
+    if table and table.suffix.lower() == ".parquet": raise SkyError(f"{table}: a row a frame goes to a CSV file")
     files = [path for path in (out, table) if path and not (path is table and is_stream(path))]
     return out, table, files, lambda line: quiet or echo(line, err=table and standard_stream(table) == 1)
 

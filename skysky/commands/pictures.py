@@ -129,7 +129,7 @@ class _Report:
 @click.option("--csv", "table", metavar="FILE",
               help="Add the pictures done to a table: size in pixels, share of sky 0 to 1, verdict, horizon, time. A "
                    "row is there as soon as its picture is; those of earlier runs stay, and --resume completes them. "
-                   "/dev/stdout and a pipe get a new table.")
+                   "/dev/stdout and a pipe get a new table. NAME.parquet: a Parquet file, written at the end.")
 @click.option("--json", "as_json", is_flag=True,
               help="For programs: on standard output a JSON object a picture, and at last one of the whole run.")
 @click.option("--log", metavar="FILE", help="Append all lines, with their time, to a file.")

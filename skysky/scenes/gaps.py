@@ -11,7 +11,7 @@ import math
 import cv2
 import numpy as np
 
-from . import places
+from . import country, places
 from .buildings import SKY_WALLS, WALLS, block, random_facade, roof_things
 from .landscape import bare_tree, ground, leaves, ridge, soil, treeline
 from .layers import Picture, coverage, paint_shape, stripes, upright
@@ -125,7 +125,7 @@ def under(
 ):
     "A place seen from under something."
     geo = pic.geo
-    behind = (places.houses, places.countryside, places.highway, places.sea, places.skyline, alley)
+    behind = (places.houses, country.countryside, country.highway, country.sea, places.skyline, alley)
     behind[geo.integers(6)](pic)
     (overhang, overhang, awning, arch)[geo.integers(4)](pic)
 
@@ -169,7 +169,7 @@ def twigs(
     geo, cam = pic.geo, pic.cam
     over = geo.random() < .4
     if not over:
-        (places.houses, places.countryside)[geo.integers(2)](pic)
+        (places.houses, country.countryside)[geo.integers(2)](pic)
     bark = to_albedo(((76, 64, 54), (96, 84, 76), (60, 52, 50), (130, 118, 104))[geo.integers(4)])
     for _ in range(geo.integers(1, 4)):
         x, size = geo.uniform(0, 1)*cam.w, geo.uniform(.7, 1.5)*cam.h

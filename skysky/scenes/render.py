@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from ..core import MARK, SKY, SkyError, atomic_write, is_ours
-from . import gaps, places, rooms, skyless
+from . import country, gaps, places, rooms, skyless
 from .layers import Picture, develop
 from .skies import SKIES, Camera, as_rgb, random_light, random_sky
 
@@ -36,14 +36,14 @@ _OUTDOORS = dict(
     houses=_Kind(places.houses, (.8, 1.3), (0, .16)),
     skyline=_Kind(places.skyline, (.9, 1.8), (-.02, .12)),
     lookup=_Kind(places.lookup, (.7, 1.1), (.2, .7)),
-    highway=_Kind(places.highway, (.8, 1.3), (-.08, .12)),
-    mountains=_Kind(places.mountains, (.9, 1.6), (-.16, .16)),
-    countryside=_Kind(places.countryside, (.8, 1.4), (-.16, .18)),
-    sea=_Kind(places.sea, (.8, 1.4), (-.18, .16)),
-    forest=_Kind(places.forest, (.7, 1.2), (-.02, .3)),
-    canopy=_Kind(places.canopy, (.7, 1.1), (.5, 1.1)),
-    dunes=_Kind(places.dunes, (.8, 1.3), (-.2, .1)),
-    snow=_Kind(places.snow, (.8, 1.3), (-.15, .12)),
+    highway=_Kind(country.highway, (.8, 1.3), (-.08, .12)),
+    mountains=_Kind(country.mountains, (.9, 1.6), (-.16, .16)),
+    countryside=_Kind(country.countryside, (.8, 1.4), (-.16, .18)),
+    sea=_Kind(country.sea, (.8, 1.4), (-.18, .16)),
+    forest=_Kind(country.forest, (.7, 1.2), (-.02, .3)),
+    canopy=_Kind(country.canopy, (.7, 1.1), (.5, 1.1)),
+    dunes=_Kind(country.dunes, (.8, 1.3), (-.2, .1)),
+    snow=_Kind(country.snow, (.8, 1.3), (-.15, .12)),
     alley=_Kind(gaps.alley, (.8, 1.5), (-.05, .3)),
     under=_Kind(gaps.under, (.8, 1.3), (-.05, .2), 1.5),
     rooftop=_Kind(gaps.rooftop, (.7, 1.3), (-.15, .12), .7),

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from . import places
+from . import country, places
 from .buildings import SKY_WALLS, WALLS
 from skysky.scenes.furniture import (
     Room,
@@ -298,7 +298,8 @@ def window_to_sky(
     geo, gain = pic.geo, math.exp(pic.geo.uniform(0, 1.6))
     if pic.light.night: gain = 1.
     open_sky = lambda pic: None
-    outdoors = (places.houses, places.countryside, places.sea, places.skyline, places.lookup, open_sky)[geo.integers(6)]
+    views = (places.houses, country.countryside, country.sea, places.skyline, places.lookup, open_sky)
+    outdoors = views[geo.integers(6)]
     outside = view(pic, outdoors, gain, geo.uniform(.002, .01) if geo.random() < .3 else 0.)
     box = random_room(geo, yaw=.45)
     box = box._replace(tone=box.tone*geo.uniform(.15, .9))

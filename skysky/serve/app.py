@@ -129,7 +129,7 @@ STATIC = Path(skysky.__file__).parent/"static"
 _FILES = {"/": ("service.html", "text/html; charset=utf-8"), "/service.js": ("service.js", "text/javascript"),
           "/service.css": ("service.css", "text/css")}
 _OPEN = {*_FILES, "/health", "/ready", "/openapi.json"}  # without a token
-_POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+_POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 
 

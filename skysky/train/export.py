@@ -195,11 +195,11 @@ def _training_record(
     taught = f"teacher {teacher.parent.name or teacher}, " if run.get("teacher") else ""
     start = "/".join(Path(run["weights"]).parts[-2:])
     start = f"{before['recipe']}; then" if before else f"from {start}:"
+    said = "".join(f", {k} {run[k]}" for k in _SAID if run.get(k))
     recipe = (f"{start} {', then '.join(epochs)} "
               f"at {run['size'][0]}×{run['size'][1]} px, {run['tfms']} augmentation, "
               f"lr {run['lr']:g}, {run['schedule']}, batch {run['bs']}, {taught}"
-              f"cross-entropy + {run['dice_weight']:g} Dice"
-              f"{''.join(f', {k} {run[k]}' for k in _SAID if run.get(k))}; "
+              f"cross-entropy + {run['dice_weight']:g} Dice{said}; "
               f"validation loss {kept['valid_loss']:.4f}, sky IoU {kept['sky_iou']:.4f}")
     return dict(data=learnt_from(run["data"]), recipe=recipe)
 

@@ -2,7 +2,7 @@
 masks corrected by hand (`SkyBrush`)."""
 from .brush import SkyBrush
 from .camera import SkyCamera
-from .explorer import SkyExplorer, replace_sky
+from .explorer import SkyExplorer
 from .page import SAMPLES  # first: it says how to install what is missing
 
-__all__ = ["SAMPLES", "SkyBrush", "SkyCamera", "SkyExplorer", "replace_sky"]
+__all__ = ["SAMPLES", "SkyBrush", "SkyCamera", "SkyExplorer"]
