@@ -13,7 +13,8 @@ cfg = ini["DEFAULT"]
 def lines(key): return [line.strip() for line in cfg[key].splitlines() if line.strip()]
 
 
-extras = {name: lines(f"{name}_requirements") for name in ("train", "notebook", "quantize", "raw", "serve", "parquet")}
+extras = {name: lines(f"{name}_requirements")
+          for name in ("train", "notebook", "quantize", "raw", "serve", "parquet", "cluster")}
 extras["dev"] = sum(extras.values(), []) + lines("dev_requirements")
 extras["docs"] = lines("docs_requirements")
 

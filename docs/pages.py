@@ -19,7 +19,7 @@ PARTS = {"nbs": "Modules", "nbs/scenes": "Scenes", "nbs/train": "Train", "nbs/me
          "nbs/widgets": "Widgets", "nbs/tutorials": "Tutorials"}  # the others follow, under their own names
 TEXTS = {"The book": "docs/book.md", "Design": "docs/design.md", "Contributing": "CONTRIBUTING.md",
          "What changed": "CHANGELOG.md", "Places": "docs/places.md", "Security": "SECURITY.md",
-         "Threats": "docs/threats.md"}
+         "Threats": "docs/threats.md", "Scale": "docs/scale.md"}
 TRY = ('<p class="try"><a href="web/index.html">Try it here</a> with a photo, a folder, a video or the camera: it runs '
        "in your browser, and nothing is sent anywhere.</p>")
 PICTURES = {"image/png": "png", "image/jpeg": "jpg", "image/svg+xml": "svg"}

@@ -10,6 +10,7 @@ import warnings
 
 import click
 
+from .commands.cluster import cluster
 from .commands.console import Commands, echo
 from .commands.machine import bench, lab, live, models
 from .commands.motion import camera, video
@@ -28,5 +29,5 @@ def main():
     warnings.showwarning = lambda message, *_, **__: echo(f"skysky: {message}", err=True)
 
 for command in (mask, show_status, video, camera, sphere, train, evaluate, export, quantize, data, bench, models, lab,
-                live, serve):
+                live, serve, cluster):
     main.add_command(command)

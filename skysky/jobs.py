@@ -180,7 +180,7 @@ class Job:
                 if files and not kept and not is_ours(plan.base/name): there += files
         sources = (os.path.join(plan.base, name) for name in plan.names)
         check_outputs([*there, *more], sources if there or any(map(os.path.lexists, more)) else [], self.overwrite)
-        folders = {os.path.dirname(name): name for name in plan.names}.values()
+        folders = {name.rpartition(os.sep)[0]: name for name in plan.names}.values()
         places = [plan.file] if plan.file else [os.path.join(plan.folder, "x"), *(
             file for name in folders for file in plan.files(name).values())]
         check_places(map(Path, (*there, *more, *places)))

@@ -33,6 +33,7 @@ TABLE = {
     "widgets": DEPLOY,
     "sphere": DEPLOY,
     "serve": DEPLOY,
+    "cluster": DEPLOY,
     "commands": sorted(m for m in NUMBER if m != "cli" and not m.startswith("commands.")),
 }
 

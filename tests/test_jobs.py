@@ -227,6 +227,21 @@ def test_lists(tmp_path, model):
     assert run.returncode == 1 and "not written by skysky" in run.stderr, "a log is added to a log only"
 
 
+def test_a_job_of_100_000_names_begins_at_once(tmp_path, seg):
+    first = small(tmp_path/"in/000/0.png")
+    names = (f"{tmp_path}/in/{i//1000:03}/{i}.png\n" for i in range(100_000))
+    (tmp_path/"names").write_text("".join(names))
+    class Enough(Exception): pass
+    def tell(outcome):
+        assert outcome.path == os.path.realpath(first) and outcome.state == "done"
+        raise Enough
+    start, wall = time.process_time(), time.perf_counter()
+    with pytest.raises(Enough): mask_folder([f"@{tmp_path}/names"], tmp_path/"out", seg, tell)
+    seconds = time.process_time() - start
+    print(f"the first of 100,000 masks after {seconds:.2f} s of work, {time.perf_counter() - wall:.2f} s by the clock")
+    assert seconds < 3  # what only grows with the names takes .7 s, what grows with their square minutes
+
+
 def test_a_folder_that_fills(tmp_path, model):
     small(tmp_path/"in/first.png")
     process = popen("mask", tmp_path/"in", "--watch", "-o", tmp_path/"out", "--model", model,

@@ -96,7 +96,8 @@ COMMANDS = [
 
 
 def test_every_command_is_among_these():
-    assert {c.split()[0] for c in COMMANDS} | PAGES.keys() == main.commands.keys()
+    apart = {"cluster"}  # Ray's processes speak with each other; that it reports to nobody, `test_cluster` holds
+    assert {c.split()[0] for c in COMMANDS} | PAGES.keys() | apart == main.commands.keys()
 
 
 @pytest.mark.parametrize("command", COMMANDS)

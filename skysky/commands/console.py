@@ -22,7 +22,8 @@ import click
 # %% ../../nbs/commands/00_console.ipynb #00000005
 _EXTRAS = {"train": ("torch", "torchvision", "fastai", "matplotlib", "onnx", "onnxscript", "safetensors", "yaml"),
            "notebook": ("anywidget", "ipywidgets", "jupyterlab", "voila"), "quantize": ("nncf",),
-           "parquet": ("pyarrow",), "serve": ("prometheus_client", "python_multipart", "starlette", "uvicorn")}
+           "parquet": ("pyarrow",), "serve": ("prometheus_client", "python_multipart", "starlette", "uvicorn"),
+           "cluster": ("ray", "fsspec")}
 
 def advice(e: BaseException) -> str | None:  # None: a bug, not an error of the user's
     "The line that a user gets for an exception."

@@ -1,0 +1,106 @@
+"""An archive on a Ray cluster: the bytes of `skysky mask`, whatever happens to a machine.
+
+SKYSKY_TEST_CLUSTER=N also masks N pictures on two nodes, of which one is killed five times."""
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from skysky import Segmenter
+from skysky.jobs import mask_folder
+from skysky.write_images import write_image
+
+pytest.importorskip("ray", reason="needs the extra cluster")
+pq = pytest.importorskip("pyarrow.parquet")
+SIZE, SKYSKY = 64, [sys.executable, "-m", "skysky"]
+MANY = int(os.environ.get("SKYSKY_TEST_CLUSTER", 0))
+
+
+def pictures(folder, n):
+    "Pictures of two shapes, and a damaged one."
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        write_image(rng.integers(0, 255, ((48, 64)[i % 2], 64, 3), dtype=np.uint8), folder/f"{i % 10}/{i:05}.jpg")
+    (folder/"bad.jpg").write_text("no picture")
+
+
+def masks(folder): return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.png")}
+
+
+def paths(folder): return sorted(pq.read_table(folder/"sky")["path"].to_pylist())
+
+
+def test_same_bytes_and_resume(tmp_path):
+    pictures(tmp_path/"in", 6)
+    mask_folder(tmp_path/"in", tmp_path/"one", Segmenter(size=SIZE))
+    def run(*more):
+        command = [*SKYSKY, "cluster", "mask", "in", "-o", "many", "--size", str(SIZE), *more]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    first = run()
+    assert first.returncode == 1 and "bad.jpg: not a picture" in first.stderr and "6 done" in first.stdout, first.stderr
+    assert masks(tmp_path/"many") == masks(tmp_path/"one")
+    assert len(paths(tmp_path/"many")) == 7
+    again = run("--resume")  # what is settled costs no cluster
+    assert (again.returncode, again.stderr) == (0, "") and "0 done" in again.stdout, again.stderr
+    assert "7 already there" in again.stdout
+    assert len(paths(tmp_path/"many")) == 7 and not (tmp_path/"many/.skysky-names").exists()
+
+
+def test_names_are_streamed(tmp_path):
+    "100,000 names in 100 folders: what is held does not grow with them."
+    code = ("import sys, tracemalloc; from skysky.cluster.places import list_pictures, open_place\n"
+            "from skysky.cluster.record import Done, write_names\n"
+            "place, most = open_place(sys.argv[1]), []\n"
+            "def listed(n):\n"
+            "    for i, picture in enumerate(list_pictures(place)):\n"
+            "        if i == n: return\n"
+            "        yield picture\n"
+            "for n in (20_000, 20_000, 100_000):\n"
+            "    tracemalloc.start(); assert write_names(listed(n), open_place(sys.argv[2]), 'names') == n\n"
+            "    most.append(tracemalloc.get_traced_memory()[1]); tracemalloc.stop()\n"
+            "assert most[2] < 1.2*most[1], most")
+    for i in range(100):
+        (tmp_path/f"in/{i:02}").mkdir(parents=True)
+        for j in range(1000): (tmp_path/f"in/{i:02}/{j}.jpg").touch()
+    subprocess.run([sys.executable, "-c", code, tmp_path/"in", tmp_path/"out"], check=True)
+
+
+@pytest.mark.skipif(not MANY, reason="takes minutes: SKYSKY_TEST_CLUSTER=2000")
+def test_a_node_is_killed_five_times(tmp_path):
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from skysky.cluster import mask_archive
+    pictures(tmp_path/"in", MANY)
+    seg = Segmenter(size=SIZE, threads=1)
+    start = time.perf_counter()
+    mask_folder(tmp_path/"in", tmp_path/"one", seg)
+    alone = time.perf_counter() - start
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    nodes, over = [cluster.add_node(num_cpus=1)], threading.Event()
+    ray.init(address=cluster.address, log_to_driver=False)
+    def kill():
+        for _ in range(5):
+            if over.wait(random.uniform(5, 15)): return
+            cluster.remove_node(nodes.pop(), allow_graceful=False)
+            killed.append(time.perf_counter())
+            nodes.append(cluster.add_node(num_cpus=1))
+    try:
+        for name, killer in (("many", None), ("killed", threading.Thread(target=kill))):
+            killed, start = [], time.perf_counter()
+            if killer: killer.start()
+            counts = mask_archive(tmp_path/"in", tmp_path/name, {"size": SIZE})
+            print(f"{name}: {MANY/(time.perf_counter() - start):.1f} a second, {len(killed)} nodes lost; "
+                  f"one machine: {MANY/alone:.1f}")
+            assert (counts["done"], counts["failed"], counts["lost"]) == (MANY, 1, 0)
+            assert masks(tmp_path/name) == masks(tmp_path/"one")
+            assert len(set(paths(tmp_path/name))) == len(paths(tmp_path/name)) == MANY + 1
+    finally:
+        over.set()
+        ray.shutdown()
+        cluster.shutdown()
