@@ -26,7 +26,7 @@ from .commands.training import data, evaluate, export, quantize, train
 @click.group(cls=Commands)
 @click.version_option(package_name="skysky", message="%(prog)s %(version)s")
 def main():
-    "Exact sky masks for any photo or folder; and how they are made: data, training, evaluation, export."
+    "Sky masks for photos and folders; and how they are made: data, training, evaluation, export."
     warnings.simplefilter("ignore", FutureWarning)  # one library's remarks on another: nothing that a user can act on
     warnings.showwarning = lambda message, *_, **__: echo(f"skysky: {message}", err=True)
 
