@@ -14,7 +14,7 @@ def lines(key): return [line.strip() for line in cfg[key].splitlines() if line.s
 
 
 extras = {name: lines(f"{name}_requirements")
-          for name in ("train", "notebook", "quantize", "raw", "serve", "parquet", "cluster")}
+          for name in ("train", "notebook", "quantize", "raw", "serve", "parquet", "sun", "cluster")}
 extras["dev"] = sum(extras.values(), []) + lines("dev_requirements")
 extras["docs"] = lines("docs_requirements")
 

@@ -49,7 +49,7 @@ def answer(output, stem, number):
 
 
 def notebook_page(path):
-    "A notebook as Markdown: no hidden cells, of directives nothing, of cells without echo the answer alone."
+    "A notebook as Markdown: no hidden cells, of directives nothing, of cells without echo the output alone."
     stem, parts = page(path).removesuffix(".md"), []
     for i, cell in enumerate(nbformat.read(path, as_version=4).cells):
         directives = re.findall(r"^#\| *(\S+)", cell.source, re.M)
@@ -57,7 +57,10 @@ def notebook_page(path):
         if cell.cell_type == "markdown": parts.append(cell.source)
         if cell.cell_type != "code": continue
         code = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M).strip()
-        if "echo:" not in directives: parts.append(f"```python\n{code}\n```")
+        shown = f"```python\n{code}\n```"
+        if "code-fold:" in directives:  # an exercise's answer
+            shown = f"<details markdown>\n<summary>Answer</summary>\n\n{shown}\n\n</details>"
+        if "echo:" not in directives: parts.append(shown)
         parts += [answer(output, stem, f"{i}_{n}") for n, output in enumerate(cell.outputs)]
     return "\n\n".join(parts)
 

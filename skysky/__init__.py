@@ -1,4 +1,4 @@
-"Exact sky masks for any photo, folder, video or live camera; what is asked for is loaded when it is asked for."
+"Sky masks for photos, folders, videos and live cameras; what is asked for is loaded when it is asked for."
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"

@@ -12,11 +12,13 @@ import click
 
 from .commands.cluster import cluster
 from .commands.console import Commands, echo
+from .commands.fixed import fixed
 from .commands.machine import bench, lab, live, models
 from .commands.motion import camera, video
 from .commands.pictures import mask, show_status
 from .commands.service import serve
 from .commands.sphere import sphere
+from .commands.teaching import teach
 from .commands.training import data, evaluate, export, quantize, train
 
 
@@ -24,10 +26,10 @@ from .commands.training import data, evaluate, export, quantize, train
 @click.group(cls=Commands)
 @click.version_option(package_name="skysky", message="%(prog)s %(version)s")
 def main():
-    "Exact sky masks for any photo or folder; and how they are made: data, training, evaluation, export."
+    "Sky masks for photos and folders; and how they are made: data, training, evaluation, export."
     warnings.simplefilter("ignore", FutureWarning)  # one library's remarks on another: nothing that a user can act on
     warnings.showwarning = lambda message, *_, **__: echo(f"skysky: {message}", err=True)
 
-for command in (mask, show_status, video, camera, sphere, train, evaluate, export, quantize, data, bench, models, lab,
-                live, serve, cluster):
+for command in (mask, show_status, video, camera, fixed, sphere, train, evaluate, export, quantize, data, bench, models,
+                lab, live, serve, cluster):
     main.add_command(command)

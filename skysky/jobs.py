@@ -31,6 +31,7 @@ from .parquet import open_table
 from .search import image_suffixes
 from .segment import Segmenter
 from .sources import NOTHING, Plan, address_name, default_output, is_elsewhere, make_ready, take_in, watch
+from .waits import saying_waits
 from .weights import check_model_files
 
 # %% ../nbs/19_jobs.ipynb #j0000011
@@ -103,8 +104,7 @@ def failure_kind(
 # %% ../nbs/19_jobs.ipynb #jb000007
 def model_settings(seg: Segmenter) -> dict:
     "All of a model that outputs depend on; what differs by rounding alone, the engine say, does not count."
-    values = {name: getattr(seg, name) for name in ("size", "whole", "threshold", "sure", "refine", "flip")}
-    return {"model": seg.card.name, "sha256": seg.card.sha256 or model_sha256(seg.card.path), **values}
+    return {"model": seg.card.name, "sha256": seg.card.sha256 or model_sha256(seg.card.path), **seg.settings()}
 
 
 def job_settings(
@@ -180,7 +180,7 @@ class Job:
                 if files and not kept and not is_ours(plan.base/name): there += files
         sources = (os.path.join(plan.base, name) for name in plan.names)
         check_outputs([*there, *more], sources if there or any(map(os.path.lexists, more)) else [], self.overwrite)
-        folders = {os.path.dirname(name): name for name in plan.names}.values()
+        folders = {name.rpartition(os.sep)[0]: name for name in plan.names}.values()
         places = [plan.file] if plan.file else [os.path.join(plan.folder, "x"), *(
             file for name in folders for file in plan.files(name).values())]
         check_places(map(Path, (*there, *more, *places)))
@@ -201,7 +201,7 @@ class Job:
     ) -> Counter:  # number of pictures done, skipped, failed; and without_sky
         "Do the job. Raises `SkyError` when none of the pictures can be done."
         self.segmenter, self.tell = segmenter, tell
-        with self.table or nullcontext():
+        with self.table or nullcontext(), saying_waits(self._under_way, self.say):
             try:
                 for names in self._groups(): self._do(names, batch)
             except KeyboardInterrupt:
@@ -213,13 +213,18 @@ class Job:
         if self.counts.total() == n and n: raise SkyError(NOTHING)
         return self.counts
 
+    def _under_way(self):
+        "The pictures that are being read, enlarged or written, in a few words."
+        paths = list(self.work)
+        return f"{paths[0]}{f' and up to {paths[-1]}' if len(paths) > 1 else ''}" if paths else ""
+
     def _groups(self):
         if not self.fills: return [self.plan.names]
         return (self.plan.extend(names) + names if names else [] for names in watch(self.plan.base, self.say))
 
     def _open(self):
         if not isinstance(self.segmenter, Segmenter): self.segmenter = self.segmenter()
-        if not self.ready: self.ready = self.edits.for_kinds(self.plan.kinds, self.segmenter)
+        if not self.ready: self.ready = self.edits.for_kinds(self.plan.kinds, self.segmenter.of_photos())
         if self.known and not self.settings: self._begin()
         return self.segmenter
 

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from .core import SkyError, is_out_of_memory, limit
+from .defaults import REFINE_RADIUS
 from .engine import STRIDE
 from .engines import open_engine
 from .images import image_size, read_image
@@ -171,6 +172,14 @@ class Segmenter:
         self.engine = service or open_engine(model_path(model, progress), device, precision, engine, kept,
                                              threads=threads)
 
+    def of_photos(self) -> "Segmenter":
+        "The segmenter of pictures that are seen as they are, whatever this one sees."
+        return self
+
+    def settings(self) -> dict:
+        "What answers depend on, beside model and picture."
+        return {name: getattr(self, name) for name in ("size", "whole", "threshold", "sure", "refine", "flip")}
+
     def fit(self,
             img: np.ndarray,  # H,W,3 uint8 RGB
     ) -> np.ndarray:  # h,w,3 uint8 RGB
@@ -200,10 +209,14 @@ class Segmenter:
                 prob: np.ndarray,  # h,w float32 in 0..1: what `infer` answers
                 img: np.ndarray,  # H,W,3 uint8 RGB
                 small: np.ndarray | None = None,  # h,w,3 uint8 RGB: the image as the model saw it, if it is at hand
+                threshold: float | None = None,  # None: the segmenter's
+                radius: int | None = None,  # px of the model; 0: smoothly; None: as `refine` says
     ) -> np.ndarray:  # H,W float32 in 0..1
         "Probability of sky per pixel of an image, at the image's size, without regions of which the model is unsure."
-        prob = drop_unsure(prob, self.threshold, self.sure)
-        if self.refine and prob.max() >= self.threshold: return upsample_guided(prob, img, small=small)
+        if threshold is None: threshold = self.threshold
+        if radius is None: radius = REFINE_RADIUS if self.refine else 0
+        prob = drop_unsure(prob, threshold, self.sure)
+        if radius and prob.max() >= threshold: return upsample_guided(prob, img, radius, small=small)
         way = cv2.INTER_AREA if prob.size > img[..., 0].size else cv2.INTER_LINEAR
         return cv2.resize(prob, img.shape[1::-1], interpolation=way)
 
@@ -259,7 +272,7 @@ class Segmenter:
             try: return source, future.result()
             except (SkyError, MemoryError) as e: return source, _light(e)
 
-        pool = ThreadPoolExecutor(workers)
+        pool = ThreadPoolExecutor(workers, "reader of pictures")
         try:
             while waiting or reading or group or done:
                 while waiting and len(reading) < workers + batch and (not held or held + waiting[2] <= MAX_AHEAD):

@@ -98,9 +98,12 @@ def _stages(seg, smooth):
     return steps | {"enlarge": lambda result: enlarge(follow(result))}
 
 
-def _add_row(result):
-    result.row = sky_row(result.frame.time, result.sky, result.answer, result.seconds)
-    return result
+def _row_maker(figures):
+    "The step that makes the row of a table."
+    def add_row(result):
+        result.row = sky_row(result.frame.time, result.sky, result.answer, result.seconds) | figures(result.sky)
+        return result
+    return add_row
 
 
 def painter(
@@ -150,6 +153,7 @@ def segment_video(
     overwrite: bool = False,  # replace files that skysky did not write, too
     threads: int | None = None,  # half for the encoder, and, if `seg` is None, for the model; None: `usable_threads`
     rate: float | Fraction = SEQUENCE_RATE,  # of a sequence: frames a second
+    figures: Callable[[SkyMask], dict] = lambda sky: {},  # what else the table says of a frame
 ) -> VideoResult:
     "Find the sky in every frame. An error or an interrupt leaves no file behind, and an earlier one as it was."
     if out is None and table is None: raise SkyError("nothing to write: name a video, a table, or both")
@@ -164,7 +168,7 @@ def segment_video(
         writer = out and stack.enter_context(VideoWriter(out, like, alpha, reader.rate, threads=half))
         add_row = table and stack.enter_context(csv_table(table))
         stages = [*_stages(seg or video_segmenter(threads=threads), smooth).values()]
-        if table: stages.append(_add_row)
+        if table: stages.append(_row_maker(figures))
         if out: stages.append(paint)
         frames = in_threads(reader, *stages, ahead=frames_ahead(reader.width*reader.height))
         for n, result in enumerate(stack.enter_context(closing(frames)), 1):

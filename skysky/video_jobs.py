@@ -157,21 +157,25 @@ class VideoJob:
         return True
 
     def _do(self, name, seg, progress):
-        path, files, before = self.base/name, self.files(name), {}
+        path, files, before = self.base/name, self.files(name), None
         try:
             refuse_picture(str(path))
-            with suppress(OSError):  # whoever reads it says what is wrong
-                if path.is_file(): before = stamp(path)
+            with suppress(OSError): before = os.stat(path)  # else whoever reads it says what is wrong
             result = segment_video(path, self.save and files[self.save], seg, self.save or "overlay", self.smooth,
                                    files.get("table"), progress, self.overwrite)
         except (SkyError, MemoryError) as e: return self._fail(name, e)
         row = {"frames": result.frames, "seconds": round(result.seconds, 2), "broken": result.broken,
                "left_out": result.left_out}
-        outputs = {kind: {"file": self._below(file), **stamp(file)} for kind, file in files.items()}
-        try: self.known.add({"input": self._below(path), **before, "settings": self.settings, "row": row,
-                             "outputs": outputs})
+        try: self.known.add(self._record(path, before, files, row))
         except SkyError as e: return self._fail(name, e)
         self._tell("done", name, files, row)
+
+    def _record(self, path, before, files, row):
+        try: now = stamp(path)
+        except OSError as e: raise SkyError(f"{path}: gone before it was done ({e.strerror}); do it again") from e
+        if (before.st_size, before.st_mtime_ns) != (now["size"], now["mtime"]): now["sha256"] = ""  # written meanwhile
+        outputs = {kind: {"file": self._below(file), **stamp(file)} for kind, file in files.items()}
+        return {"input": self._below(path), **now, "settings": self.settings, "row": row, "outputs": outputs}
 
     def _fail(self, name, error):
         path = self.base/name

@@ -53,10 +53,10 @@ def paletted(index, *colors):
     (lambda sky: Image.fromarray(np.uint8([[0, 0, 0], [255, 0, 0]])[sky.astype(int)]), ["colours: 3", "#ff0000"]),
     (lambda sky: paletted(sky, (0, 0, 0), (255, 255, 0)), ["colours: 3", "#ffff00"]),
     (lambda sky: Image.fromarray(np.where(sky, 300, 0).astype(np.uint16)), ["class range: 3", "16-bit", "8 bits"]),
-    (lambda sky: Image.fromarray(sky.astype(np.uint8)), ["class range: 3", "value 1", "give it one of"]),
+    (lambda sky: Image.fromarray(sky.astype(np.uint8)*7), ["class range: 3", "value 7", "--sky", "(and 2 more)"]),
     (lambda sky: Image.fromarray(np.full(sky.shape, 128, np.uint8)), ["all void: 3", "nothing judged"]),
     (lambda sky: Image.fromarray(np.zeros(sky.shape, np.uint8)), ["no sky: 1", "3 labels", "mean sky 0.0%"]),
-], ids=["red", "palette", "16 bit", "0 and 1", "void", "no sky"])
+], ids=["red", "palette", "16 bit", "0 and 7", "void", "no sky"])
 def test_check_says_what_is_wrong_with_labels(tmp_path, masks, paint, said):
     repaint(masks, paint)
     assert "nan" not in check(tmp_path, said)
@@ -69,11 +69,21 @@ def test_check_says_when_no_image_has_a_label(tmp_path, masks):
     assert "data check" not in done.stderr
 
 
-def test_check_says_that_jpeg_changes_labels(tmp_path, masks):
+def test_check_says_what_it_guesses(tmp_path, masks):
+    before = [s.targ for s in PairFolder(tmp_path/"set")]
+    repaint(masks, lambda sky: Image.fromarray(sky.astype(np.uint8)))
+    check(tmp_path, ["note: labels of 0 and 1: 1 is sky", "0 problems"], status=0)
+    assert all((a == b.targ).all() for a, b in zip(before, PairFolder(tmp_path/"set"), strict=True))
     for path in masks:
-        Image.open(path).save(path.with_suffix(".jpg"), quality=75)
+        Image.fromarray(np.asarray(Image.open(path))*np.uint8(255)).save(path.with_suffix(".jpg"), quality=75)
         path.unlink()
-    check(tmp_path, ["class range: 3", "save labels as PNG"])
+    check(tmp_path, ["note: soft greys: sky from 128 on", "0 problems"], status=0)
+
+
+def test_painted_labels_are_read_by_the_colour_of_the_sky(tmp_path, masks):
+    repaint(masks, lambda sky: Image.fromarray(np.uint8([[90, 30, 20], [70, 130, 180]])[sky.astype(int)]))
+    check(tmp_path, ["colours: 3", "--sky", "(and 2 more)"])
+    check(tmp_path, ["0 problems"], "--sky", "#4682b4", status=0)
 
 
 def test_labels_that_say_the_same_are_read(tmp_path, masks):

@@ -227,6 +227,21 @@ def test_lists(tmp_path, model):
     assert run.returncode == 1 and "not written by skysky" in run.stderr, "a log is added to a log only"
 
 
+def test_a_job_of_100_000_names_begins_at_once(tmp_path, seg):
+    first = small(tmp_path/"in/000/0.png")
+    names = (f"{tmp_path}/in/{i//1000:03}/{i}.png\n" for i in range(100_000))
+    (tmp_path/"names").write_text("".join(names))
+    class Enough(Exception): pass
+    def tell(outcome):
+        assert outcome.path == os.path.realpath(first) and outcome.state == "done"
+        raise Enough
+    start, wall = time.process_time(), time.perf_counter()
+    with pytest.raises(Enough): mask_folder([f"@{tmp_path}/names"], tmp_path/"out", seg, tell)
+    seconds = time.process_time() - start
+    print(f"the first of 100,000 masks after {seconds:.2f} s of work, {time.perf_counter() - wall:.2f} s by the clock")
+    assert seconds < 3  # what only grows with the names takes .7 s, what grows with their square minutes
+
+
 def test_a_folder_that_fills(tmp_path, model):
     small(tmp_path/"in/first.png")
     process = popen("mask", tmp_path/"in", "--watch", "-o", tmp_path/"out", "--model", model,
@@ -305,6 +320,41 @@ def test_a_full_disk_ends_the_job_and_costs_nothing(tmp_path, model, seg):
         counts = Counter(r["input"] for r in records(tmp_path/"disk/out") if "outputs" in r)
         assert set(counts.values()) == {1} and len(counts) == 40
     finally: subprocess.run(["umount", tmp_path/"disk"])
+
+
+HANGS = """
+import os, pathlib, sys
+from skysky import waits
+waits.SILENCE, pipe, asked, opened = 1, sys.argv.pop(1), [], pathlib.Path.open
+def wait(self, *args, **kwargs):  # its second opening, by a thread, gets no answer
+    if self.name == "c.png": asked.append(1)
+    return opened(pathlib.Path(pipe) if len(asked) == 2 and self.name == "c.png" else self, *args, **kwargs)
+pathlib.Path.open = wait
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pipe with a name")
+def test_a_drive_that_does_not_answer(tmp_path, model):
+    for name in "abcde": small(tmp_path/f"in/{name}.png")
+    os.mkfifo(tmp_path/"pipe")
+    args = ("mask", "in", "--resume", "--model", model)
+    code = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {HANGS}\n{SKYSKY[-1]}"
+    process = subprocess.Popen([sys.executable, "-c", code, tmp_path/"pipe", *map(str, args)], cwd=tmp_path, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    for line in process.stdout:
+        if "waiting for" in line: break
+    assert "no picture done for 1 s: waiting for" in line and "/in/" in line
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted; what is written is whole" in err, err
+    assert "a_mask.png" in files(tmp_path/"in_sky"), "what was done before"
+    for name in files(tmp_path/"in_sky"):
+        with Image.open(tmp_path/"in_sky"/name) as im: im.load()
+    run = skysky(*args, cwd=tmp_path)
+    assert run.returncode == 0 and len(files(tmp_path/"in_sky")) == 5
+    assert set(Counter(r["input"] for r in records(tmp_path/"in_sky")).values()) == {1}
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="changes the user")

@@ -54,6 +54,9 @@ def place(tmp_path_factory):
     (place/"guard").mkdir()
     (place/"guard/sitecustomize.py").write_text(GUARD)
     subprocess.run([*SKYSKY, "data", "render", "set", "-n", "3", "--size", "64x96"], cwd=place, check=True)
+    (place/"mast").mkdir()
+    picture, *_ = sorted((place/"set"/"images").iterdir())
+    for name in "abc": shutil.copy(picture, place/"mast"/f"{name}.jpg")
     with Manifest(place/"done") as manifest:
         manifest.begin({}, 0)
         manifest.end({})
@@ -89,9 +92,9 @@ COMMANDS = [
     "mask set/images -q -o masks", "mask set/images -q -o masks --engine onnxruntime",
     "mask set/images -q -o masks --engine torch", f"mask set/images -q -o masks --model {DEFAULT_MODEL} --device cpu",
     "status done", "video no.mp4", "camera 99", "models", "data check set", "data render more -n 1 --size 64x96",
-    "evaluate set -o scores", "sphere set/images --projection perspective -o around",
+    "evaluate set -o scores", "fixed mast -q -o still", "sphere set/images --projection perspective -o around",
     f"bench -o bench --quick --model {DEFAULT_MODEL} --size 64x96 --engines openvino,onnxruntime --precisions f32",
-    "train config.yaml -o run", "export student.safetensors -o student.onnx",
+    "teach --suggest set/images -n 2", "train config.yaml -o run", "export student.safetensors -o student.onnx",
     f"quantize {DEFAULT_MODEL} -o small.onnx --images set/images"]
 
 

@@ -11,9 +11,10 @@ import skysky
 from skysky.compositing import SLIGHT, SURE
 from skysky.core import MARK, MIN_SKY
 from skysky.defaults import REFINE_RADIUS, VIDEO_SIZE
-from skysky.images import LAYOUTS, SKY_COLOR
+from skysky.layouts import LAYOUTS
 from skysky.refine import upsample_guided
 from skysky.weights import DEFAULT_MODEL, model_card, model_path
+from skysky.write_images import SKY_COLOR
 
 HERE = Path(__file__).parent
 SOURCES = ("index.html", "style.css", "app.js", "worker.js", "maths.js", "files.js")

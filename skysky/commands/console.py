@@ -20,7 +20,8 @@ import click
 
 
 # %% ../../nbs/commands/00_console.ipynb #00000005
-_EXTRAS = {"train": ("torch", "torchvision", "fastai", "matplotlib", "onnx", "onnxscript", "safetensors", "yaml"),
+_EXTRAS = {"sun": ("matplotlib", "pvlib", "pandas"),
+           "train": ("torch", "torchvision", "fastai", "onnx", "onnxscript", "safetensors", "yaml"),
            "notebook": ("anywidget", "ipywidgets", "jupyterlab", "voila"), "quantize": ("nncf",),
            "parquet": ("pyarrow",), "serve": ("prometheus_client", "python_multipart", "starlette", "uvicorn"),
            "cluster": ("ray", "fsspec")}
@@ -113,7 +114,7 @@ class Commands(click.Group):
             status = 1 if not e.code and lost and lost.errno != errno.EPIPE else e.code or 0
             if args is None and any(t.name.startswith("reader of ") for t in threading.enumerate()):
                 for stream in (sys.stdout, sys.stderr): stream.flush()
-                os._exit(status)  # FFmpeg waits for a silent server: Python's own end would take its ground away
+                os._exit(status)  # it waits for a silent server or drive: Python's own end would wait for it, too
             raise SystemExit(status) from e
 
     def make_context(self, *args, **kwargs):

@@ -201,6 +201,8 @@ def video(ctx, sources, out, save, every, sharpest, suffix, rate, smooth, table,
               help="Write a table with a row a frame, as `skysky video` does; a row is there at once.")
 @click.option("--overwrite", is_flag=True,
               help="Replace files that skysky did not write; the pictures themselves are never replaced.")
+@click.option("--every", type=click.FloatRange(min=0, min_open=True), metavar="N",
+              help="SOURCE is the address of a picture that its server renews: fetch it every N seconds.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), metavar="N", show_default="until it is stopped",
               help="End after N seconds.")
 @click.option("--no-window", is_flag=True, help="Show nothing, even where there is a display.")
@@ -208,16 +210,18 @@ def video(ctx, sources, out, save, every, sharpest, suffix, rate, smooth, table,
               help="Smoothing in time, 0 (off) to below 1.")
 @model_options
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
-def camera(source, record, table, overwrite, seconds, no_window, smooth, quiet, **model):
+def camera(source, record, table, overwrite, every, seconds, no_window, smooth, quiet, **model):
     """Find the sky in the newest picture of a live source, again and again.
 
     SOURCE is the number of a camera (0 is the first), an address (rtsp://..., http://...), or a video file, which is
-    played at its own rate, over and over. A stream that is lost is taken up again. The window, where there is a
-    display, ends with q or Esc; Ctrl-C ends it anywhere, and keeps what was recorded.
+    played at its own rate, over and over; with --every the address of a picture. A source that is lost is taken up
+    again. The window, where there is a display, ends with q or Esc; Ctrl-C ends it anywhere, and keeps what was
+    recorded.
     """
     from skysky.camera import LiveSource, has_display, stop_on_signal, watch
     from skysky.core import SkyError, check_outputs
     from skysky.jobs import check_places
+    from skysky.snapshots import snapshot_source
     from skysky.write_video import video_codec
     window = has_display() and not no_window
     if not (record or table or window): raise SkyError("no window can be shown here: give --record FILE or --csv FILE")
@@ -226,7 +230,8 @@ def camera(source, record, table, overwrite, seconds, no_window, smooth, quiet, 
     check_places(files)
     if record: video_codec(record)
     seg = open_segmenter(**model | {"size": model["size"] or VIDEO_SIZE}, say=say, quiet=quiet)
-    with LiveSource(source) as live, stop_on_signal() as stop:  # until it is connected, Ctrl-C ends it at once
+    opened = snapshot_source(source, every) if every else LiveSource(source)
+    with opened as live, stop_on_signal() as stop:  # until it is connected, Ctrl-C ends it at once
         frames, latency = watch(live, seg, smooth, record, table, window, seconds, stop, overwrite)
         say(f"{frames} frames in {time.monotonic() - live.opened:.1f} s, each done {1000*latency:.0f} ms after it came "
             f"(median); {live.dropped} dropped, {live.reconnected} times reconnected")

@@ -17,7 +17,14 @@ from pathlib import Path
 import click
 
 from .console import echo, near
-from .options import OUT_DEFAULT, mask_options, model_options, open_segmenter, read_mask_options
+from skysky.commands.options import (
+    OUT_DEFAULT,
+    circle_option,
+    mask_options,
+    model_options,
+    open_segmenter,
+    read_mask_options,
+)
 
 
 # %% ../../nbs/commands/02_pictures.ipynb #0000000e
@@ -115,6 +122,10 @@ class _Report:
               help="What to write, separated by commas: mask (sky 255, rest 0), prob and prob16 (soft, 8 and 16 bit), "
                    "overlay (sky painted), cutout (sky transparent), newsky (another sky).")
 @mask_options
+@click.option("--projection", type=click.Choice(["perspective", "equirectangular", "fisheye"]), default="perspective",
+              help="How the pictures show the world: as photos do; as a panorama of 360° × 180°, which has no edge at "
+                   "its seam; as a fisheye, outside of whose circle there is no sky. `skysky sphere` measures them.")
+@circle_option
 @click.option("--resume", is_flag=True,
               help="Go on with an earlier run, however it ended: do what is missing, and what has changed since, be it "
                    "the picture, its outputs, the settings or the model. Without it all pictures are done again.")
@@ -141,8 +152,8 @@ class _Report:
 @click.option("-v", "--verbose", is_flag=True, help="A line for each picture rather than a progress bar.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.pass_context
-def mask(ctx, sources, out, save, resume, retry, skip_existing, fills, null, table, as_json, log, overwrite, batch,
-         verbose, quiet, **options):
+def mask(ctx, sources, out, save, projection, circle, resume, retry, skip_existing, fills, null, table, as_json, log,
+         overwrite, batch, verbose, quiet, **options):
     """Write the sky masks of pictures.
 
     SOURCE is a file, a folder (searched with its subfolders) or a quoted pattern such as "photos/**/*.jpg"; a list of
@@ -160,8 +171,10 @@ def mask(ctx, sources, out, save, resume, retry, skip_existing, fills, null, tab
     from skysky.core import SkyError, check_outputs, is_stream, standard_stream
     from skysky.jobs import Job
     from skysky.layouts import OUTPUTS, layout_of
+    from skysky.sphere.survey import projected
     from skysky.transforms import open_transforms
     if skip_existing and (resume or retry): raise click.UsageError("--skip-existing and --resume exclude each other")
+    if circle and projection != "fisheye": raise click.UsageError("--circle is of --projection fisheye")
     kinds, piped = [kind.strip() for kind in save.split(",")], "-" in sources and not (out or null)
     sky, (layout, edits, model) = options["sky"], read_mask_options(kinds, **options)
     rows_out = table and is_stream(table) and standard_stream(table) == 1
@@ -178,10 +191,15 @@ def mask(ctx, sources, out, save, resume, retry, skip_existing, fills, null, tab
         redo = "missing" if skip_existing else "changed" if resume or retry else "all"
         job = stack.enter_context(Job(sources, out, kinds, layout, redo, retry, overwrite, table, null, fills,
                                       [log] if log else [], report.say, edits))
+
+        def opened():
+            seg = open_segmenter(**model, say=report.say, quiet=quiet)
+            return seg if projection == "perspective" else projected(seg, projection, circle=circle)
+
         project = None if fills else open_transforms(job.plan, layout_of(layout))
         if project: check_outputs(project.outputs, [sky], overwrite)
         report.begin(0 if fills else len(job.plan))
-        job.run(lambda: open_segmenter(**model, say=report.say, quiet=quiet), report.tell, batch)
+        job.run(opened, report.tell, batch)
         if project and not job.counts["failed"]: report.say(f"{near(project.write())} names the masks")
         if piped and job.counts["done"]:
             stdout = click.get_binary_stream("stdout")

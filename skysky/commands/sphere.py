@@ -6,32 +6,90 @@
 __all__ = ['sphere']
 
 # %% ../../nbs/commands/06_sphere.ipynb #cm000040
+import os
 import re
 from contextlib import ExitStack
+from datetime import date, timedelta
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import click
 
 from .console import advice, echo, near
-from .options import OUT_DEFAULT, model_options, open_segmenter
+from .options import OUT_DEFAULT, circle_option, model_options, numbers, open_segmenter
+from ..defaults import VIDEO_SIZE
 
 
-# %% ../../nbs/commands/06_sphere.ipynb #sp000001
-def _numbers(ctx, param, value: str | None) -> tuple[float, ...] | None:
-    "The numbers of an option, separated by commas."
-    try: return tuple(float(part) for part in value.split(",")) if value else None
-    except ValueError: raise click.BadParameter(f"{value!r} is no list of numbers; write 352,352,340") from None
-
-
+# %% ../../nbs/commands/06_sphere.ipynb #sp000002
 def _lens(ctx, param, value: str | None):
     "The name of a lens, or its coefficients."
-    return _numbers(ctx, param, value) if value and re.match(r"[-+.\d]", value) else value
+    return numbers(ctx, param, value) if value and re.match(r"[-+.\d]", value) else value
 
 
+def _wanted(upward, faces, sun, year, outside):
+    "What is written beside masks and horizons."
+    from skysky.sphere.survey import Wanted
+    if sun: import_module("pvlib")  # before all else: whether it is there
+    first = date(year or date.today().year, 1, 1)
+    days = [first + timedelta(n) for n in range(366) if (first + timedelta(n)).year == first.year]
+    return Wanted(upward, faces, sun, days if sun else (), outside == "white")
+
+
+class _Jobs:
+    "Pictures, cubes and videos, and the files that belong to them."
+    def __init__(self, sources, projection, out, wanted, view, say):
+        from skysky.core import SkyError
+        from skysky.sources import VIDEO_SUFFIXES, Plan, default_output, find_sources
+        from skysky.sphere.cubes import cube_groups
+        self.projection, self.wanted, self.view = projection, wanted, view
+        clips = [Path(s) for s in sources if s.lower().endswith(VIDEO_SUFFIXES) and os.path.isfile(s)]
+        if clips and projection == "cubemap": raise SkyError(f"{clips[0]}: videos of cubemaps are not read")
+        rest = [source for source in sources if Path(source) not in clips]
+        base, names = find_sources(rest, say=say) if rest else (Path(os.path.abspath(clips[0].parent)), [])
+        folder = Path(out or default_output(base, "skysky"))
+        self.masks = {path: files["mask"] for path, files in Plan(base, names, folder, "skysky", ["mask"])}
+        self.clips = {path: (folder/f"{path.stem}_mask.mp4", folder/f"{path.stem}_sky.csv") for path in clips}
+        self.cubes = cube_groups(self.masks) if projection == "cubemap" else []
+        self.files = {}
+        for cube in self.cubes or [{"": path} for path in self.masks]:
+            first = cube.get("") or cube["front"]
+            mask = self.masks[first]
+            if "" not in cube: mask = mask.with_name(re.sub("[_.-]?(front|f)_mask$", "_mask", mask.stem, flags=re.I))
+            self.files[first] = wanted.files(mask)
+
+    @property
+    def inputs(self): return [*self.masks, *self.clips]
+
+    @property
+    def outputs(self):
+        beside = [file for files in self.files.values() for kind, file in files.items() if kind != "mask"]
+        return [*self.masks.values(), *beside, *(file for files in self.clips.values() for file in files)]
+
+    def runs(self, overwrite):
+        "Of pictures and of videos: path -> mask, and what is done with a segmenter."
+        from skysky.sphere.survey import survey, survey_cube, survey_video
+        pictures = {}
+        for path, files in self.files.items():
+            run = partial(survey, path=path, projection=self.projection, files=files, wanted=self.wanted, **self.view)
+            pictures[path] = files["mask"], run
+        for cube in self.cubes:
+            path = cube.get("") or cube["front"]
+            masks = {face: self.masks[file] for face, file in cube.items()}
+            run = partial(survey_cube, cube=cube, masks=masks, files=self.files[path], wanted=self.wanted,
+                          heading=self.view["heading"])
+            pictures[path] = self.masks[path], run
+        videos = {path: (mask, partial(survey_video, path=path, projection=self.projection, mask=mask, table=table,
+                                       overwrite=overwrite, **self.view)) for path, (mask, table) in self.clips.items()}
+        return pictures, videos
+
+# %% ../../nbs/commands/06_sphere.ipynb #sp000001
 @click.command(short_help="Measure the sky of panoramas and fisheyes.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@click.option("--projection", required=True, type=click.Choice(["perspective", "equirectangular", "fisheye"]),
-              help="How the pictures show the sphere; equirectangular: 360° × 180°.")
+@click.option("--projection", required=True,
+              type=click.Choice(["perspective", "equirectangular", "fisheye", "cubemap"]),
+              help="How the pictures show the sphere; equirectangular: 360° × 180°; cubemap: six files, x_front.jpg, "
+                   "right, back, left, up and down, or x_f.jpg and so on, or all in one as a strip or a cross.")
 @click.option("-o", "--out", metavar="DIR", show_default=OUT_DEFAULT, help="Folder for masks and horizons.")
 @click.option("--csv", "table", metavar="FILE", help="Add the figures of the pictures done to a table.")
 @click.option("--lens", callback=_lens, metavar="NAME|K1,K2,...", show_default="equidistant",
@@ -39,8 +97,7 @@ def _lens(ctx, param, value: str | None):
                    "k2·a² + ... of the angle a from the axis.")
 @click.option("--fov", type=float, metavar="DEGREES", show_default="180 for a fisheye, 65 for a photo",
               help="Field of view: across a fisheye's image circle, across the width of a photo.")
-@click.option("--circle", callback=_numbers, metavar="X,Y,R", show_default="found",
-              help="Centre and radius of the image circle, in pixels.")
+@circle_option
 @click.option("--heading", type=float, metavar="DEGREES", show_default="the file's own, else 0",
               help="From north over east: where the middle looks to; of an upward fisheye, its top.")
 @click.option("--pitch", type=float, metavar="DEGREES", show_default="90 for a fisheye, else 0",
@@ -51,48 +108,61 @@ def _lens(ctx, param, value: str | None):
               help="The mask outside of the image circle, which no figure counts.")
 @click.option("--upward", default=0, type=click.IntRange(min=0), metavar="PX",
               help="Write an upward fisheye of this side, too: picture and mask.")
+@click.option("--faces", default=0, type=click.IntRange(min=0), metavar="PX",
+              help="Write the six faces of a cubemap of this side, too: pictures and masks.")
+@click.option("--sun", callback=numbers, metavar="LAT,LON",
+              help="Write the hours of sun of each day at this place, too; degrees, north and east are above 0.")
+@click.option("--year", type=click.IntRange(1900, 2100), metavar="YEAR", show_default="this one",
+              help="Of the hours of sun.")
 @click.option("--overwrite", is_flag=True, help="Replace files that skysky did not write.")
 @model_options
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.pass_context
-def sphere(ctx, sources, projection, out, table, lens, fov, circle, heading, pitch, roll, outside, upward, overwrite,
-           quiet, **model):
-    """Write masks, horizons and figures of pictures that show the sphere.
+def sphere(ctx, sources, projection, out, table, lens, fov, circle, heading, pitch, roll, outside, upward, faces, sun,
+           year, overwrite, quiet, **model):
+    """Write masks, horizons and figures of pictures and videos that show the sphere.
 
     For each picture: its mask, and its horizon as azimuth and elevation in degrees, as pvlib takes them. The table has
     the share of sky by pixels and by solid angle, the sky-view factor (cosine-weighted, and by rings) and the canopy
     openness with the errors to expect, and the gap fraction of each ring of 10° of zenith angle.
+
+    For each video that is named: NAME_mask.mp4, the probability of sky in grey, and NAME_sky.csv, a table with the same
+    figures of every frame.
     """
     from skysky.core import SkyError, check_outputs
     from skysky.jobs import check_places
     from skysky.manifest import Table
-    from skysky.sources import Plan, default_output, find_sources
-    from skysky.sphere.survey import COLUMNS, survey, survey_files
-    if circle and len(circle) != 3: raise SkyError("--circle takes three numbers: x, y and radius, in pixels")
+    from skysky.sphere.survey import COLUMNS
+    if sun and len(sun) != 2: raise SkyError("--sun takes two numbers: latitude and longitude, in degrees")
     known, failed = Table(table, COLUMNS, overwrite) if table else None, []
     def say(line): quiet or echo(line, err=known and known.in_stdout)
-    def fail(why):
-        failed.append(why)
-        echo(f"skysky: {why}", err=True)
+    def fail(error, path=""):
+        failed.append(why := advice(error) or str(error))
+        echo(f"skysky: {why if not path or str(path) in why else f'{path}: {why}'}", err=True)
 
-    base, names = find_sources(sources, say=lambda line: fail(line) if isinstance(line, SkyError) else say(line))
-    plan = Plan(base, names, out or default_output(base, "skysky"), "skysky", ["mask"])
-    jobs = {path: survey_files(files["mask"], upward > 0) for path, files in plan}
-    outputs = [f for files in jobs.values() for f in files.values()]
-    outputs += [Path(table)] if table and not known.stream else []
-    check_outputs(outputs, jobs, overwrite)
-    check_places(outputs)
-    seg = open_segmenter(**model, say=say, quiet=quiet)
     view = {"lens": lens, "fov": fov, "circle": circle, "heading": heading, "pitch": pitch, "roll": roll}
+    jobs = _Jobs(sources, projection, out, _wanted(upward, faces, sun, year, outside), view,
+                 lambda line: fail(line) if isinstance(line, SkyError) else say(line))
+    outputs = [*jobs.outputs, *([Path(table)] if table and not known.stream else [])]
+    check_outputs(outputs, jobs.inputs, overwrite)
+    check_places(outputs)
+    pictures, videos = jobs.runs(overwrite)
+    seg = open_segmenter(**model, say=say, quiet=quiet) if pictures else None
     with known or ExitStack():
-        for path, files in jobs.items():
-            try: row = survey(seg, path, projection, files, upward, outside == "white", **view)
+        for path, (mask, run) in pictures.items():
+            try: row = run(seg)
             except (SkyError, MemoryError) as e:
-                why = advice(e)
-                fail(why if str(path) in why else f"{path}: {why}")
+                fail(e, path)
                 continue
             row = {k: v if isinstance(v, (str, int)) else "" if v != v else round(v, 4) for k, v in row.items()}
             if known: known.add(row)
             say(f"{near(path)}  sky-view factor {row['svf']:.3f} ± {row['svf_error']:.3f}, openness "
-                f"{row['openness']:.3f}; {near(files['mask'])}")
+                f"{row['openness']:.3f}; {near(mask)}")
+    seg = open_segmenter(**model | {"size": model["size"] or VIDEO_SIZE}, say=say, quiet=quiet) if videos else None
+    for path, (mask, run) in videos.items():
+        try: result = run(seg)
+        except (SkyError, MemoryError) as e: fail(e, path)
+        else:
+            for line in filter(None, [*result.left_out, result.broken]): echo(f"skysky: {line}", err=True)
+            say(f"{near(path)}  {result.frames} frames; {near(mask)}")
     ctx.exit(1 if failed else 0)

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from .console import echo, near, progress_bar
-from .options import height_width, model_options, open_segmenter
+from .options import height_width, label_options, model_options, open_segmenter
 
 
 # %% ../../nbs/commands/04_training.ipynb #00000023
@@ -167,12 +167,14 @@ def data():
 @click.argument("folder", metavar="DIR")
 @click.option("--split", metavar="NAME", show_default="none, or the set's first",
               help="Part of the set: train, val, test.")
+@label_options
 @click.pass_context
-def check(ctx, folder, split):
+def check(ctx, folder, split, sky, void, layout):
     "Read every image and label of a set once; list what is missing, unreadable, of unequal size or out of range."
     from skysky.train.data import check_dataset
     from skysky.train.known import open_dataset
-    report = check_dataset(open_dataset(folder, split, allow_missing=True), progress_bar("pairs"))
+    labels = open_dataset(folder, split, allow_missing=True, void=void or True, sky=sky, layout=layout)
+    report = check_dataset(labels, progress_bar("pairs"))
     echo(*report.text().split("\n"))
     ctx.exit(1 if report.problems else 0)
 

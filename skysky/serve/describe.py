@@ -98,5 +98,5 @@ def openapi(
     if needs_token: components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     return {"openapi": "3.1.0", "info": {"title": "skysky", "version": skysky.__version__, "license": {
                 "name": "Apache-2.0", "identifier": "Apache-2.0"},
-                "description": "Exact sky masks of pictures. Every error is JSON with one line that says what to do."},
+                "description": "Sky masks of pictures. Every error is JSON with one line that says what to do."},
             "paths": paths, "components": components, **({"security": [{"token": []}]} if needs_token else {})}

@@ -301,6 +301,7 @@ def from_cube(
     for i, (name, view) in enumerate(views.items()):
         part = (nearest == i) & ~np.isnan(directions[..., 0])
         if not part.any(): continue
-        x, y = view.project(*np.moveaxis(directions[part] @ view.axes.T.astype(np.float32), -1, 0))
-        img[part] = look_up(faces[name], view, x[:, None], y[:, None])[:, 0]
+        x, y = np.full((2, *part.shape), np.nan, np.float32)
+        x[part], y[part] = view.project(*np.moveaxis(directions[part] @ view.axes.T.astype(np.float32), -1, 0))
+        img[part] = look_up(faces[name], view, x, y)[part]
     return img

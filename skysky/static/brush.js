@@ -6,7 +6,7 @@ export const OPEN = 128;
 export const OTHER = 0;
 const PAINTS = { [SKY]: [255, 0, 128, 130], [OPEN]: [255, 196, 0, 120], [OTHER]: [0, 0, 0, 0] }; // RGBA over the picture
 const STEP = 10; // levels 0..255 that a fill goes from a pixel to the next
-const TOTAL = 60; // levels that it goes from where it began
+const TOTAL = 120; // levels that it goes from where it began
 const KEPT = 60; // strokes that can be undone
 const PAUSE = 150; // ms after a stroke, after which it is saved
 

@@ -21,6 +21,9 @@ from .labels import value_ranges
 from .sets import LabelledPairs, Sample
 
 # %% ../../nbs/train/00c_data.ipynb #00000021
+_OF_A_SET = ("colours", "class range")  # problems that all labels of a set share, as a rule: the first one says it
+
+
 @dataclass
 class DataReport:
     "What a check found."
@@ -37,7 +40,10 @@ class DataReport:
         head = f"{self.n} pairs, {mean}, {len(self.problems)} problems"
         tally = [f"  {kind}: {k}" for kind, k in counts.items()]
         note = [f"note: {self.note}"] if self.note else []
-        return "\n".join([head, *note, *tally, *(f"{kind}: {what}" for kind, what in self.problems)])
+        alike = {kind: f" (and {n - 1} more)" for kind, n in counts.items() if kind in _OF_A_SET and n > 1}
+        said = [f"{kind}: {what}" for kind, what in self.problems if kind not in alike]
+        once = [f"{kind}: {next(what for k, what in self.problems if k == kind)}{more}" for kind, more in alike.items()]
+        return "\n".join([head, *note, *tally, *once, *said])
 
 
 # %% ../../nbs/train/00c_data.ipynb #00000022

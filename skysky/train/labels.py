@@ -62,6 +62,7 @@ def read_label(
     path: Path,
     values: Iterable[int],  # what the numbers of a palette may be
     shape: tuple[int, int] | None = None,  # height and width that it must have, either way up; None: any
+    soft: bool = False,  # whether the numbers are shares, of which 16 bits may hold any
 ) -> np.ndarray:  # H,W uint8, upright
     "The values of a label file; `LabelError` for one that cannot be read as such, by its header where that says so."
     if not path.is_file(): raise LabelError("unreadable label", f"{path}: no such file")
@@ -80,7 +81,7 @@ def read_label(
     if clear: raise LabelError("class range", f"{path}: partly transparent: save it as a grey picture, without alpha")
     pixels = np.asarray(im)
     if depth > 8:
-        soft = pixels.dtype.kind != "f" and len({*values}) == 256 and pixels.max() > 32767  # shares, of 65535
+        soft = soft and pixels.dtype.kind != "f" and pixels.max() > 32767  # of 65535
         if pixels.ndim == 3 or pixels.dtype.kind == "f" or (pixels % 257).any() and not soft or pixels.max() > 65535:
             lo, hi = pixels.min(), pixels.max()
             held = f", values {lo:g} to {hi:g}" if pixels.ndim == 2 else ""
@@ -123,7 +124,7 @@ def guess_values(
     "What the greys of a set of labels mean; `PAIR_VALUES` where that is plain, or cannot be guessed."
     counts = np.zeros(256, np.int64)
     for i in np.unique(np.linspace(0, len(labels) - 1, min(most, len(labels))).astype(int)):
-        try: counts += np.bincount(read_label(labels[int(i)], _EVERY).ravel(), minlength=256)
+        try: counts += np.bincount(read_label(labels[int(i)], PAIR_VALUES, soft=True).ravel(), minlength=256)
         except LabelError: continue  # whoever reads it says so
     seen = set(np.flatnonzero(counts).tolist())
     if seen <= PAIR_VALUES.keys(): return PAIR_VALUES, ""
@@ -143,8 +144,9 @@ def parse_color(
 ) -> tuple[int, int, int]:  # RGB, 0..255
     "The colour that a user names; `SkyError` for what is none."
     try:
-        r, g, b, *_ = (int(text),)*3 if text.isdecimal() and int(text) < 256 else ImageColor.getrgb(text)
-        return r, g, b
+        if text.isdecimal() and int(text) < 256: return int(text), int(text), int(text)
+        red, green, blue, *_ = ImageColor.getrgb(text)
+        return red, green, blue
     except ValueError as e: raise SkyError(f"{key} is {text!r}, no colour: write '#4682b4', or a grey 0 to 255") from e
 
 

@@ -101,7 +101,7 @@ class LabelledPairs:
     def _label(self, path: Path, shape: tuple[int, int]) -> np.ndarray:
         "The values of a label file, painted or grey."
         if self.colors: return read_painted(path, *self.colors, shape)
-        try: return read_label(path, self.values, shape)
+        try: return read_label(path, self.values, shape, soft=len(self.values) == 256)
         except LabelError as e:
             if e.kind != "colours": raise
             raise LabelError(e.kind, f"{e}, or name the sky's colour (--sky '#4682b4', sky: in a config)") from e

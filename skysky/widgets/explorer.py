@@ -29,7 +29,7 @@ from ..images import read_image
 from ..layouts import OUTPUTS, layout_of
 from ..mask import SkyMask
 from ..mattes import feather, grow
-from ..refine import drop_unsure, upsample_guided
+from ..refine import drop_unsure
 from ..segment import Segmenter
 from ..weights import DEFAULT_MODEL, list_models
 from .page import SAMPLES, STATIC, fit_page, hex_color, rgb_color, to_jpeg
@@ -81,24 +81,6 @@ VIEWS = {
                      "sky.save({file!r}, 'newsky', {source}, behind={new_sky}, light={light!r})",
                      ("new_sky", "light"), kind="newsky"),
 }
-
-# %% ../../nbs/widgets/01_explorer.ipynb #00000013
-def _enlarge(
-    seg: Segmenter,  # with the threshold to use
-    answer: np.ndarray,  # h,w float32 in 0..1: of `Segmenter.infer`
-    img: np.ndarray,  # H,W,3 uint8 RGB
-    radius: int,  # px of the model
-    small: np.ndarray | None = None,  # h,w,3 uint8 RGB: the image as the model saw it
-) -> np.ndarray:  # H,W float32 in 0..1
-    "`Segmenter.enlarge` with any radius."
-    seg.refine = radius > 0
-    if _is_plain(seg, answer, img, radius): return seg.enlarge(answer, img, small)
-    return upsample_guided(drop_unsure(answer, seg.threshold, seg.sure), img, radius, small=small)
-
-
-def _is_plain(seg, answer, img, radius) -> bool:
-    "Whether `Segmenter` does the same: with its own radius, and where there are no edges to follow."
-    return radius in (0, REFINE_RADIUS) or drop_unsure(answer, seg.threshold, seg.sure).max() < seg.threshold
 
 # %% ../../nbs/widgets/01_explorer.ipynb #00000016
 LIMITS.update(UPLOAD_BYTES=Limit(1e9, "bytes", "a picture that a page sends to the explorer; the transfer ends there"))
@@ -270,12 +252,11 @@ def _look(self: SkyExplorer,
 def _refine(self: SkyExplorer):
     "Enlarge the answer, and show it."
     if self._answer is None: return
-    seg, radius = self._seg, self.radius.value
-    seg.threshold = self.threshold.value
-    low = drop_unsure(self._answer, seg.threshold, seg.sure)
-    of = radius, None if low is self._answer and low.max() >= seg.threshold else seg.threshold
+    seg, radius, threshold = self._seg, self.radius.value, self.threshold.value
+    low = drop_unsure(self._answer, threshold, seg.sure)
+    of = radius, None if low is self._answer and low.max() >= threshold else threshold
     if self._kept != of:
-        self._prob, self._kept = _enlarge(seg, self._answer, self._img, radius, self._fitted), of
+        self._prob, self._kept = seg.enlarge(self._answer, self._img, self._fitted, threshold, radius), of
     self._show()
 
 # %% ../../nbs/widgets/01_explorer.ipynb #00000028
@@ -350,12 +331,11 @@ def python(self: SkyExplorer) -> str:
     names = {"skysky read_image", "skysky Segmenter", *view.names}
     if self._source.startswith("SAMPLES["): names.add("skysky.widgets SAMPLES")
     seg = f"Segmenter({self._model!r}, threshold={self.threshold.value!r}"
-    if _is_plain(self._seg, self._answer, self._img, radius):
+    if radius in (0, REFINE_RADIUS):
         steps = [f"sky = {seg}{'' if radius else ', refine=False'})(img)"]
     else:
-        names |= {"skysky SkyMask", "skysky.refine drop_unsure", "skysky.refine upsample_guided"}
-        steps = [f"seg = {seg})", "low = drop_unsure(seg.infer(img), seg.threshold, seg.sure)",
-                 f"sky = SkyMask(upsample_guided(low, img, radius={radius}), seg.threshold)"]
+        names.add("skysky SkyMask")
+        steps = [f"seg = {seg})", f"sky = SkyMask(seg.enlarge(seg.infer(img), img, radius={radius}), seg.threshold)"]
     for step, px in (("grow", self.grow.value), ("feather", self.feather.value)):
         if px:
             names.add(f"skysky.mattes {step}")
