@@ -6,6 +6,7 @@
 __all__ = ['BLOCK', 'RETRIES', 'connected', 'mask_archive']
 
 # %% ../../nbs/cluster/03_archive.ipynb #cl030002
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -48,6 +49,7 @@ def connected(
 ):
     "A cluster, while the block runs. Raises `SkyError` when there is none."
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # plans and progress, beside our own line
     if ray.is_initialized():
         yield
         return
