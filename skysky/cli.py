@@ -30,6 +30,6 @@ def main():
     warnings.simplefilter("ignore", FutureWarning)  # one library's remarks on another: nothing that a user can act on
     warnings.showwarning = lambda message, *_, **__: echo(f"skysky: {message}", err=True)
 
-for command in (mask, show_status, video, camera, fixed, sphere, train, evaluate, export, quantize, data, bench, models,
-                lab, live, serve, cluster):
+for command in (mask, show_status, video, camera, fixed, sphere, teach, train, evaluate, export, quantize, data, bench,
+                models, lab, live, serve, cluster):
     main.add_command(command)
