@@ -689,7 +689,7 @@ def test_numbered_pictures_are_a_video(tmp_path):
     assert stamps(tmp_path/"shot_sky.mp4", "video") == [Fraction(2*i, 25) for i in range(5)]
     assert len((tmp_path/"x.csv").read_text().splitlines()) == 6
     assert skysky("video", *sorted((tmp_path/"shot").iterdir()), "-q", cwd=tmp_path).returncode == 0
-    for wrong, line in (("none/*.png", "no pictures"), ("shot/a_%05d.png", "such numbers"), ("shot", "no videos there")):
+    for wrong, line in (("none/*.png", "no pictures"), ("shot/a_%05d.png", "such numbers"), ("shot", "no videos")):
         run = skysky("video", wrong, cwd=tmp_path)
         assert run.returncode == 1 and line in run.stderr and len(run.stderr.splitlines()) == 1
 
