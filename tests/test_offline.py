@@ -99,7 +99,7 @@ COMMANDS = [
 
 
 def test_every_command_is_among_these():
-    apart = {"cluster"}  # Ray's processes speak with each other; that it reports to nobody, `test_cluster` holds
+    apart = {"cluster"}  # Ray's processes speak with each other, so that no look-up of theirs says anything
     assert {c.split()[0] for c in COMMANDS} | PAGES.keys() | apart == main.commands.keys()
 
 

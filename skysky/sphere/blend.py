@@ -77,14 +77,18 @@ class SphereSegmenter(Segmenter):
                 prob: np.ndarray,  # h,w float32 in 0..1: what `infer` answers
                 img: np.ndarray,  # H,W,3 uint8 RGB
                 small: np.ndarray | None = None,  # h,w,3 uint8 RGB: what `fit` made of it, if it is at hand
+                threshold: float | None = None, radius: int | None = None,  # see `Segmenter.enlarge`
     ) -> np.ndarray:  # H,W float32 in 0..1
         "Probability of sky per pixel of an image, 0 where it shows nothing."
+        def enlarge(*of): return self.flat.enlarge(*of, threshold, radius)
+        def predict(img):
+            small = self.flat.fit(img)
+            return enlarge(self.flat.infer(small), img, small)
         view = self.view_of(img)
-        if not isinstance(view, Equirectangular):
-            return self.flat.enlarge(prob, img, small)*(view.solid_angle() > 0)
+        if not isinstance(view, Equirectangular): return enlarge(prob, img, small)*(view.solid_angle() > 0)
         pad = view.width//8
-        whole = self.flat.enlarge(prob, _wrapped(img), small)[:, pad:-pad].copy()
-        return _with_poles(whole, self.flat.predict, img, view)
+        whole = enlarge(prob, _wrapped(img), small)[:, pad:-pad].copy()
+        return _with_poles(whole, predict, img, view)
 
 
 def segment_view(
