@@ -64,11 +64,11 @@ def without_secrets(
 
 
 class SkyError(Exception):
-    "An error the user can act on: its text is one line that says what is wrong and what to do."
+    "An error the user can act on: its text is one line, without secrets, that says what is wrong and what to do."
     def __init__(self,
                  text: str,
     ):
-        super().__init__(printable(str(text).strip()))
+        super().__init__(printable(without_secrets(str(text).strip())))
 
 # %% ../nbs/00_core.ipynb #sad82b8d
 def csv_cell(

@@ -47,7 +47,8 @@ def find_frames(
         if not path.name: raise SkyError(f"{str(source)!r}: no file; name a video, or pictures: 'shot/*.jpg'")
         if os.path.lexists(path): return path
         if _PLACE.search(path.name): return _numbered(source, say)
-        return [path for path, _ in find_images(source, say)] if glob.has_magic(str(path)) else path
+        if "://" in str(source) or not glob.has_magic(str(path)): return path  # a ? in an address is no pattern
+        return [path for path, _ in find_images(source, say)]
     paths = [Path(os.path.expanduser(path)) for path in source]
     if len(paths) == 1: return find_frames(paths[0], say)
     if odd := next((path for path in paths if path.suffix.lower() not in image_suffixes()), None):

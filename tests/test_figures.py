@@ -57,6 +57,8 @@ HELD = [  # page, the words with their figures as groups, the source's values
 PAST = {  # page -> paragraphs with figures of runs that are over, each named by its command there
     "nbs/06f_video.ipynb": [r"\| 384 px \|.*"],  # the card keeps what the model does at its own sizes
     "nbs/train/03_learner.ipynb": [r"## What matters.*"],  # short trainings, each one draw of chance
+    "nbs/sphere/02a_sun.ipynb": [r"to \.0003°", r"a radius of \.267°"],  # of the Sun, and of the paper named there
+    "nbs/tutorials/56_teach_it_your_place.ipynb": [r"## How far it goes.*"],  # lessons of a quarter of an hour
     BENCH: [r"What int8 costs on CamVid.s[^|]*?float32 agrees everywhere"]}  # of a model that is no longer shipped
 
 
