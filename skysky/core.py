@@ -57,7 +57,8 @@ def without_secrets(
 ) -> str:
     "What can be printed: addresses without user, password and query; anything else as it is."
     if not (found := _ADDRESS.fullmatch(str(text))):
-        return re.sub(r"(?i)[a-z][a-z0-9+.-]+://[^\s'\"<>]+", lambda part: without_secrets(part[0]), str(text))
+        if "://" not in str(text): return str(text)
+        return re.sub(r"(?i)[a-z][a-z0-9+.-]{1,30}://[^\s'\"<>]+", lambda part: without_secrets(part[0]), str(text))
     *user, rest = found[2].rpartition("@")  # of the last one: there are passwords with an @ or a / in them
     place, *query = re.split(r"[?#]", rest, maxsplit=1)
     return f"{found[1]}://{'***@'*any(user)}{place}{'?***'*bool(query)}"
