@@ -1350,6 +1350,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'skysky.train.augment.random_camera': ('train/augment.html#random_camera', 'skysky/train/augment.py'),
                                       'skysky.train.augment.random_haze': ('train/augment.html#random_haze', 'skysky/train/augment.py'),
                                       'skysky.train.augment.random_light': ('train/augment.html#random_light', 'skysky/train/augment.py'),
+                                      'skysky.train.augment.random_night': ('train/augment.html#random_night', 'skysky/train/augment.py'),
                                       'skysky.train.augment.reference_tfms': ( 'train/augment.html#reference_tfms',
                                                                                'skysky/train/augment.py'),
                                       'skysky.train.augment.strong_tfms': ('train/augment.html#strong_tfms', 'skysky/train/augment.py'),

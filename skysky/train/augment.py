@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CROP_SCALE', 'to_float', 'Normalize', 'compose', 'reference_tfms', 'random_affine_crop', 'random_light',
-           'random_haze', 'random_camera', 'strong_tfms']
+           'random_haze', 'random_night', 'random_camera', 'strong_tfms']
 
 # %% ../../nbs/train/01_augment.ipynb #00000002
 import math
@@ -135,6 +135,39 @@ def random_haze(
     air = rand(.55, .95) + torch.empty(n, 3, 1, 1, device=dev).uniform_(-.05, .05)
     return x*(1 - share) + air*share, y
 
+# %% ../../nbs/train/01_augment.ipynb #night183
+def random_night(
+    batch: tuple[torch.Tensor, torch.Tensor],
+    p: float = .08,  # share of the images that become a night
+    lamps: int = 6,  # lamps in each
+) -> tuple[torch.Tensor, torch.Tensor]:
+    "A night of the same view: a sky of its own light over ground that lamps light."
+    x, y = batch
+    n, _, h, w = x.shape
+    on = torch.rand(n) < p
+    if not on.any(): return batch
+    day, dev, m = x[on], x.device, int(on.sum())
+    rand = lambda a, b, *shape: torch.empty(m, *(shape or (1, 1, 1)), device=dev).uniform_(a, b)
+    sky = v2.functional.gaussian_blur(torch.where(y[on] == IGNORE_INDEX, .5, (y[on] == 1).float())[:, None], [5, 5])
+    height = torch.linspace(0, 1, h, device=dev).view(1, 1, -1, 1)
+    grey = day.mean(1, keepdim=True)
+    clouds = grey - (grey*sky).sum((2, 3), keepdim=True)/sky.sum((2, 3), keepdim=True).clamp(min=1)
+    glow = rand(0, .35)**2/.35 + rand(0, .2)*height**2  # most skies are nearly black, some glow at the horizon
+    above = (glow + clouds*rand(0, .3))*rand(.6, 1.2, 3, 1, 1)
+    ys, xs = torch.meshgrid(torch.linspace(0, 1, h, device=dev), torch.linspace(0, w/h, w, device=dev), indexing="ij")
+    light, glare = 0, 0
+    for _ in range(lamps):
+        at = torch.multinomial((1 - sky).flatten(1) + 1e-6, 1)  # somewhere on the ground
+        far = (ys.flatten()[at].view(-1, 1, 1, 1) - ys)**2 + (xs.flatten()[at].view(-1, 1, 1, 1) - xs)**2
+        warm = torch.cat([rand(.9, 1), rand(.6, 1), rand(.2, 1)], 1)
+        light = light + warm*rand(0, 1)*(-far/rand(.05, .4)**2).exp()
+        glare = glare + warm*rand(0, 1)*((-far/rand(.005, .03)**2).exp() + rand(0, .15)*(-far/rand(.05, .2)**2).exp())
+    below = day**rand(1, 2)*(rand(.02, .25) + light)
+    night = (sky*above + (1 - sky)*below + glare).clamp(0, 1)
+    x = x.clone()
+    x[on] = night
+    return x, y
+
 # %% ../../nbs/train/01_augment.ipynb #00000015
 def random_camera(
     batch: tuple[torch.Tensor, torch.Tensor],
@@ -175,5 +208,6 @@ def strong_tfms(
     size: tuple[int, int],  # height, width of the batch that comes out, px
     scale: tuple[float, float] = CROP_SCALE,  # share of the image's area that a crop shows
 ) -> Callable:
-    "Our augmentation: crop over a wide scale, light, haze, camera."
-    return compose(lambda b: random_affine_crop(b, size, scale), random_light, random_haze, random_camera)
+    "Our augmentation: crop over a wide scale, light, haze, night, camera."
+    return compose(lambda b: random_affine_crop(b, size, scale), random_light, random_haze, random_night,
+                   random_camera)
