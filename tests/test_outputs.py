@@ -15,11 +15,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-CHAPTERS = ["00_core"]
+CHAPTERS = [
+    "00_core", "00c_compositing", "01_images", "01a_search", "01c_layouts", "01e_mask", "02_refine", "02b_model_file",
+    "02f_processor", "02h_runtimes", "04_weights", "05_segment", "06e_sequence", "20_cli", "commands/02_pictures",
+    "commands/03a_fixed", "measure/00_metrics", "measure/00a_sky_only", "scenes/00_skies", "sphere/02a_sun",
+    "train/00a_sets", "train/02_models", "train/00c_data", "train/01_augment", "train/02a_config"]
 SKIPPED = re.compile(r"(?m)^#\|\s*(eval:\s*false|slow|cuda|camera)\b")
-NUMBER = re.compile(r"-?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?")
+NUMBER = re.compile(r"(?<![\w.])-?(?:\d+(?:\.\d+)?|\.\d+)(?:e[+-]?\d\d?)?(?!\w)")
 MASKED = [(re.compile(pattern), name) for pattern, name in (
-    (r"\bon CPU(: [^(\n]*)?( \([^)]*\))?|'cpu': '[^']*'|'(threads|limit)': \d+|(?<=CPU: ).*", "DEVICE"),
+    (r"\bon CPU\b.*?\(.*\)|'cpu': '[^']*'|'(threads|limit)': \d+", "DEVICE"),
     (r"[\d.]+ ?(ms|s|min|h|a second)\b|\d+:\d\d:\d\d", "TIME"), (r"[\d.,]+ ?[kMG]?B\b", "SIZE"),
     (r"\b0x[0-9a-f]+|https?://(127\.0\.0\.1|localhost):\d+|/tmp/[\w./-]+", "ADDRESS"))]
 
