@@ -97,7 +97,7 @@ def failure_kind(
     if isinstance(error, MemoryError): return "memory"
     number = getattr(error.__cause__, "errno", None)
     if number in (errno.ENOSPC, errno.EDQUOT): return "full disk"
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS): return "permission"
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST): return "permission"
     if not os.path.exists(path): return "address" if fetched else "missing"
     own = number in errno.errorcode and number not in (errno.EISDIR, errno.ENAMETOOLONG)  # FFmpeg has further numbers
     return "drive" if own else "picture"

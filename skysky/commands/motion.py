@@ -6,6 +6,7 @@
 __all__ = ['video', 'camera']
 
 # %% ../../nbs/commands/03_motion.ipynb #cm000022
+import os
 import sys
 import time
 from functools import partial
@@ -102,7 +103,7 @@ class _Report(Report):
         self.facts(outcome.facts())
         row = outcome.row
         for line in filter(None, (outcome.why, *row.get("left_out", ()), row.get("broken"))):
-            self.complain(line if outcome.path in line else f"{outcome.path}: {line}")
+            self.complain(line if total == 1 or outcome.path in line else f"{outcome.path}: {line}")
         if outcome.state != "done" or total == 1: return
         self.clear()
         rate = row["frames"]/max(row["seconds"], .01)
@@ -137,7 +138,7 @@ def _write_one(sources, found, write, report):
     "Do a video or a sequence, of which no record is kept; the exit status."
     from skysky.core import SkyError
     from skysky.jobs import Outcome, failure_kind
-    path = str(found if isinstance(found, Path) else found[0].parent)
+    path = os.path.abspath(found if isinstance(found, Path) else found[0].parent)
     name = sources[0] if len(sources) == 1 else path
     try: files, result = write()
     except SkyError as e:
@@ -150,8 +151,10 @@ def _write_one(sources, found, write, report):
     frames, seconds, broken, left_out = result
     row = {"frames": frames, "seconds": round(seconds, 2), "broken": broken, "left_out": left_out}
     if not report.quiet and sys.stderr.isatty(): click.echo(err=True)
-    report.tell(Outcome(path, name, "done", {k: str(f) for k, f in files.items()}, row), 1, 1)
-    report.end({"done": 1, "skipped": 0, "failed": 0, "broken": int(bool(broken))}, {}, next(iter(files.values())))
+    whole = {kind: os.path.abspath(file) for kind, file in files.items()}
+    report.tell(Outcome(path, name, "done", whole, row), 1, 1)
+    folder = files["masks"] if "masks" in files else next(iter(files.values())).parent
+    report.end({"done": 1, "skipped": 0, "failed": 0, "broken": int(bool(broken))}, {}, os.path.abspath(folder))
     if not report.as_json:
         where = ", ".join(near(f) if f.is_dir() else str(f) for f in files.values())
         report.say(f"{frames} frames in {seconds:.1f} s, {frames/seconds:.1f} a second; {where}")
