@@ -41,7 +41,9 @@ def _inside(folder):
 def _videos(source, say):
     path = os.path.expanduser(source)
     if is_list(source):  # its names are taken as they are: no pattern, no list
-        return [v for name in listed(source) for v in (_videos(name, say) if os.path.isdir(name) else [name])]
+        names = [*listed(source)]
+        if any("\0" in name for name in names): raise SkyError(f"{source}: no list of names, it has zero bytes")
+        return [v for name in names for v in (_videos(name, say) if os.path.isdir(name) else [name])]
     if os.path.isdir(path): found = _inside(path)
     elif glob.has_magic(path) and not os.path.lexists(path): found = glob.iglob(path, recursive=True)
     else: return [path]

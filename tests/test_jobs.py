@@ -95,7 +95,8 @@ def test_a_job_that_is_killed_again_and_again_goes_on_where_it_was(tmp_path, mod
 
 
 def test_a_job_of_videos_that_is_killed_goes_on_at_the_video_where_it_was(tmp_path, model):
-    for i in range(5): film(tmp_path/f"in/{i%2}/{i}.mp4", 12, size=(160, 90 + 2*i))
+    n = KILLS + 2
+    for i in range(n): film(tmp_path/f"in/{i%2}/{i}.mp4", 12, size=(160, 90 + 2*i))
     args = ("video", tmp_path/"in", "--smooth", 0, "--model", model, "-q")
     whole, out = (("-o", tmp_path/name, "--csv", tmp_path/name) for name in ("whole", "out"))
     run = skysky(*args, *whole)
@@ -114,11 +115,11 @@ def test_a_job_of_videos_that_is_killed_goes_on_at_the_video_where_it_was(tmp_pa
     print(f"killed {killed} times, which left {parts} parts of files")
     assert (run.returncode, run.stderr) == (0, "") and killed
     def same(folder): return {name: data for name, data in content(folder).items() if name.endswith(".mp4")}
-    assert len(same(tmp_path/"out")) == 5 and same(tmp_path/"out") == same(tmp_path/"whole")
+    assert len(same(tmp_path/"out")) == n and same(tmp_path/"out") == same(tmp_path/"whole")
     assert files(tmp_path/"out") == files(tmp_path/"whole"), "tables, too, and no parts"
     done = Counter(record["input"] for record in records(tmp_path/"out"))
-    assert len(done) == 5 and set(done.values()) == {1}, "none is missing, none done twice"
-    assert skysky("status", tmp_path/"out").stdout == "5 done, 0 failed, 0 stale\n"
+    assert len(done) == n and set(done.values()) == {1}, "none is missing, none done twice"
+    assert skysky("status", tmp_path/"out").stdout == f"{n} done, 0 failed, 0 stale\n"
 
 
 def test_frames_that_are_killed_again_and_again_go_on_where_they_were(tmp_path, model):
