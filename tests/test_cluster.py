@@ -82,6 +82,16 @@ def test_store_to_store_and_resume(tmp_path, monkeypatch):
     finally: server.stop()
 
 
+def test_ray_reports_to_nobody(monkeypatch):
+    from skysky.cluster import archive
+    usage_lib, asked = pytest.importorskip("ray._common.usage.usage_lib"), []
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "")  # so that it is as before afterwards
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED")
+    assert usage_lib.usage_stats_enabled()  # what Ray does by itself
+    monkeypatch.setattr(archive.ray, "init", lambda *_, **__: asked.append(usage_lib.usage_stats_enabled()))
+    with archive.connected(): assert asked == [False]
+
+
 def test_names_are_streamed(tmp_path):
     "100,000 names in 100 folders: what is held does not grow with them."
     code = ("import sys, tracemalloc; from skysky.cluster.places import list_pictures, open_place\n"
