@@ -176,6 +176,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'skysky/commands/motion.py'),
                                         'skysky.commands.motion._Report.tell': ( 'commands/motion.html#_report.tell',
                                                                                  'skysky/commands/motion.py'),
+                                        'skysky.commands.motion._Report.tell_people': ( 'commands/motion.html#_report.tell_people',
+                                                                                        'skysky/commands/motion.py'),
                                         'skysky.commands.motion._counter': ('commands/motion.html#_counter', 'skysky/commands/motion.py'),
                                         'skysky.commands.motion._files': ('commands/motion.html#_files', 'skysky/commands/motion.py'),
                                         'skysky.commands.motion._find_sky': ('commands/motion.html#_find_sky', 'skysky/commands/motion.py'),

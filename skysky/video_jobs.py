@@ -180,7 +180,8 @@ class VideoJob:
                name: str,  # of a video
     ) -> Stills:
         "What its frames are called."
-        found, stem, _, kinds, layout, suffix, _ = self.pictures or self.base/name, self._stem(name), *self.cut
+        found, stem = self.pictures or self.base/name, self._stem(name)
+        _, kinds, layout, suffix, _ = self.cut or Cut()
         out = self.out if self.alone else Path(self.folder, os.path.dirname(name), f"{stem}_frames",
                                                layout_of(layout).pictures)
         return Stills(found, out, kinds, layout, suffix, stem)

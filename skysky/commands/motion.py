@@ -107,7 +107,11 @@ class _Report(Report):
         if outcome.state != "done" or total == 1: return
         self.clear()
         rate = row["frames"]/max(row["seconds"], .01)
-        self.say(f"[{seen}/{total}] {outcome.name}  {row['frames']} frames, {rate:.1f} a second")
+        self.tell_people(f"[{seen}/{total}] {outcome.name}  {row['frames']} frames, {rate:.1f} a second")
+
+    def tell_people(self, line):
+        "Of what programs get as JSON, a line for the log alone."
+        (self.note if self.as_json else self.say)(line)
 
     def end(self, counts, failures, folder):
         "The last line for programs."
@@ -129,8 +133,7 @@ def _write_videos(job, seg, report, progress):
     notes = "".join(f", {n} {what}" for what, n in notes.items() if n) + (f" ({kinds})" if kinds else "")
     report.end(counts, job.failures, job.folder)
     seconds = time.perf_counter() - report.start
-    if not report.as_json:
-        report.say(f"{counts['done']} of {seen} done in {seconds:.1f} s{notes}; outputs in {near(job.folder)}")
+    report.tell_people(f"{counts['done']} of {seen} done in {seconds:.1f} s{notes}; outputs in {near(job.folder)}")
     return 1 if counts["failed"] else _PARTIAL if counts["broken"] else 0
 
 
@@ -155,9 +158,8 @@ def _write_one(sources, found, write, report):
     report.tell(Outcome(path, name, "done", whole, row), 1, 1)
     folder = files["masks"] if "masks" in files else next(iter(files.values())).parent
     report.end({"done": 1, "skipped": 0, "failed": 0, "broken": int(bool(broken))}, {}, os.path.abspath(folder))
-    if not report.as_json:
-        where = ", ".join(near(f) if f.is_dir() else str(f) for f in files.values())
-        report.say(f"{frames} frames in {seconds:.1f} s, {frames/seconds:.1f} a second; {where}")
+    where = ", ".join(near(f) if f.is_dir() else str(f) for f in files.values())
+    report.tell_people(f"{frames} frames in {seconds:.1f} s, {frames/seconds:.1f} a second; {where}")
     return _PARTIAL if broken else 0
 
 
