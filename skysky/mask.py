@@ -61,7 +61,7 @@ class SkyMask:
     @property
     def fraction(self) -> float:
         "Share of the pixels that are sky, 0..1."
-        return np.count_nonzero(mask := self.mask())/mask.size
+        return float(np.count_nonzero(mask := self.mask())/mask.size)
 
     @property
     def has_sky(self) -> bool:
