@@ -27,7 +27,7 @@ average: 0.9
 amp: "off"
 """
 
-# Trains in float64, and writes what each process drew and the loss of each step; ends by SIGKILL after step `KILL`, if any.
+# Trains in float64, and writes what each process drew and the loss of each step; ends by SIGKILL after step `kill`.
 RUN = """
 import json, os, signal, sys
 from fastai.callback.core import Callback
