@@ -20,7 +20,8 @@ PARTS = {"nbs": "Modules", "nbs/scenes": "Scenes", "nbs/train": "Train", "nbs/me
 TEXTS = {"The book": "docs/book.md", "Design": "docs/design.md", "Contributing": "CONTRIBUTING.md",
          "What changed": "CHANGELOG.md", "Places": "docs/places.md", "Security": "SECURITY.md",
          "Threats": "docs/threats.md", "Scale": "docs/scale.md"}
-TRY = ('<p class="try"><a href="web/index.html">Try it here</a> with a photo, a folder, a video or the camera: it runs '
+HOME = "overview.md" if (ROOT/"web"/"node_modules").is_dir() else "index.md"  # then the page for the browser is first
+TRY = ('<p class="try"><a href="index.html">Try it here</a> with a photo, a folder, a video or the camera: it runs '
        "in your browser, and nothing is sent anywhere.</p>")
 PICTURES = {"image/png": "png", "image/jpeg": "jpg", "image/svg+xml": "svg"}
 LINK = re.compile(r"(\]\(|(?:src|href)=\")(?!https?:|#|data:|mailto:)([^)#\"\s]+)")
@@ -170,10 +171,10 @@ def address(link, name):
     "Where a link from a page leads on the site. What is neither page nor picture, but in the repository, becomes one."
     target = posixpath.normpath(posixpath.join(posixpath.dirname(name), link))
     path = ROOT/target
-    if target == "README.md": target = "index.md"
+    if target == "README.md": target = HOME
     elif target in pages or target in pictures: pass
     elif not path.exists(): return link  # for code that looks like a link; of a broken one Zensical complains
-    elif target == "nbs/index.ipynb": target = "index.md"
+    elif target == "nbs/index.ipynb": target = HOME
     elif target == "skysky/models": target = "models.md"
     elif path.suffix == ".ipynb": target = target.removesuffix(".ipynb") + ".md"
     elif path.suffix in (".png", ".jpg", ".svg"): pictures[target] = path.read_bytes()
@@ -186,9 +187,8 @@ def address(link, name):
 def layout():
     "Make all pages; answer their order."
     folders, packages = notebooks(), {}
-    pages["index.md"] = (ROOT/"README.md").read_text(encoding="utf-8")
-    if (ROOT/"web"/"node_modules").is_dir():  # then `make docs` puts the page for the browser beside these
-        pages["index.md"] = pages["index.md"].replace("\n\n", f"\n\n{TRY}\n\n", 1)
+    pages[HOME] = (ROOT/"README.md").read_text(encoding="utf-8")
+    if HOME != "index.md": pages[HOME] = pages[HOME].replace("\n\n", f"\n\n{TRY}\n\n", 1)
     for paths in folders.values(): pages.update({page(p): notebook_page(p) for p in paths})
     for path in sum(folders.values(), []):
         place = re.search(r"#\| default_exp (\S+)", path.read_text(encoding="utf-8").replace('"', " "))
@@ -201,7 +201,7 @@ def layout():
     pages.update({p: (ROOT/p).read_text(encoding="utf-8") for p in TEXTS.values()})
     parts = {PARTS.get(folder, posixpath.basename(folder).title()): [{heading(p): page(p)} for p in paths]
              for folder, paths in folders.items()}
-    return [{"skysky": "index.md"}, {"Tutorials": parts.pop("Tutorials")}, *({name: p} for name, p in parts.items()),
+    return [{"skysky": HOME}, {"Tutorials": parts.pop("Tutorials")}, *({name: p} for name, p in parts.items()),
             {"Reference": [{name: f"reference/{name}.md"} for name in packages]}, {"Models": "models.md"},
             {"Gallery": "gallery.md"}, {"Project": [{name: p} for name, p in TEXTS.items()]}]
 

@@ -4,6 +4,7 @@ compared. SKYSKY_PHOTOS=DIR takes twenty photos of a folder."""
 import base64
 import functools
 import os
+import re
 import shutil
 import threading
 import time
@@ -12,7 +13,9 @@ from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
+from runpy import run_path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -22,18 +25,25 @@ from playwright.sync_api import sync_playwright
 from skysky import Segmenter, read_image
 from skysky.compositing import SLIGHT, SURE, foreground
 from skysky.core import MIN_SKY
+from skysky.defaults import SMOOTHING, VIDEO_SIZE
+from skysky.engines import open_engine
 from skysky.images import stored_view
 from skysky.layouts import LAYOUTS, output_name
-from skysky.refine import drop_unsure, shrink, upsample_guided
+from skysky.refine import CHANGE, CUT, TemporalFilter, drop_unsure, shrink, upsample_guided
 from skysky.scenes import render_scene
 from skysky.segment import edge_band, edge_strips, second_look
+from skysky.sequence import open_frames
+from skysky.weights import DEFAULT_MODEL, model_path
 
 ROOT = Path(__file__).parent.parent
 WEB, OUT = ROOT/"web", ROOT/"out"/"web"
+BUILD = run_path(str(WEB/"build.py"))
+RUNTIMES = BUILD["RUNTIMES"]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "chromium"
 LONG = 40_000  # ms
-FLAGS = ["--no-sandbox", "--disable-gpu", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
-needs_runtime = pytest.mark.skipif(not (WEB/"node_modules"/"onnxruntime-web").is_dir(),
+FLAGS = ["--no-sandbox", "--disable-gpu", "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader",
+         "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+needs_runtime = pytest.mark.skipif(not os.environ.get("CI") and not (WEB/"node_modules"/"onnxruntime-web").is_dir(),
                                    reason="the page's runtime is not here: make web")
 
 
@@ -59,7 +69,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def sums(browser):
-    "A function that runs JavaScript with the modules of the page as `m` and `f` and arrays as arguments."
+    "A function that runs JavaScript with the modules of the page as `m`, `f`, `s` and arrays as arguments."
     with served(WEB) as address:
         page = browser.new_page()
         page.goto(f"{address}/style.css")
@@ -68,18 +78,19 @@ def sums(browser):
             sent = {k: [base64.b64encode(np.ascontiguousarray(a)).decode(), str(a.dtype)] if isinstance(a, np.ndarray)
                     else [a, ""] for k, a in arrays.items()}
             answer = page.evaluate("""async ([code, sent]) => {
-                const [m, f] = [await import("/maths.js"), await import("/files.js")];
+                const [m, f, s] = await Promise.all(["maths", "files", "smooth"].map((name) => import(`/${name}.js`)));
                 const kinds = { float32: Float32Array, uint8: Uint8Array, "": null };
                 const values = Object.values(sent).map(([data, kind]) => kind === "" ? data :
                     new kinds[kind](Uint8Array.from(atob(data), (c) => c.charCodeAt(0)).buffer));
-                const run = new (async () => {}).constructor("m", "f", ...Object.keys(sent), code);
-                const out = await run(m, f, ...values);
+                const run = new (async () => {}).constructor("m", "f", "s", ...Object.keys(sent), code);
+                const out = await run(m, f, s, ...values);
                 if (!ArrayBuffer.isView(out)) return { value: out };
                 const bytes = new Uint8Array(out.buffer, out.byteOffset, out.byteLength);
                 let text = "";
                 for (let i = 0; i < bytes.length; i += 9999)
                     text += String.fromCharCode(...bytes.subarray(i, i + 9999));
-                return { data: btoa(text), kind: out.constructor.name.slice(0, -5).toLowerCase() };
+                const kind = out.constructor.name.replace("Clamped", "").slice(0, -5).toLowerCase();
+                return { data: btoa(text), kind };
             }""", [code, sent])
             if "value" in answer: return answer["value"]
             return np.frombuffer(base64.b64decode(answer["data"]), answer["kind"])
@@ -140,6 +151,31 @@ def test_the_sky_is_taken_out_of_the_edges_colours_alike(sums):
     assert off.max() <= 2 and (off > 1).mean() < 1e-3
 
 
+def frames(kind):
+    "Frames of one film, uint8 RGB of (96, 160): a shot that pans, one that stands still with noise, and a cut."
+    wide, other = render_scene(3, (192, 480), "mountains").img, render_scene(11, (96, 160)).img
+    if kind == "pan": return [shrink(wide[20 + 2*n:148 + 2*n, 5*n:5*n + 213], 96, 160) for n in range(5)]
+    noisy = [other + NOISE.normal(0, 3, other.shape) for _ in range(3)]
+    still = [np.clip(img, 0, 255).astype(np.uint8) for img in noisy]
+    return still if kind == "still" else [still[0], shrink(wide, 96, 160), still[1], still[2]]
+
+
+@pytest.mark.parametrize("kind", ["pan", "still", "cut"])
+def test_a_film_is_smoothed_in_time_by_the_same_sums(sums, kind):
+    imgs, smoothed = frames(kind), TemporalFilter()
+    probs = [cv2.GaussianBlur((NOISE.random((96, 160)) > .5).astype(np.float32), (0, 0), 3) for _ in imgs]
+    ours = np.stack([smoothed(prob, img) for prob, img in zip(probs, imgs, strict=True)])
+    theirs = sums("""const filter = new s.TemporalFilter(strength, change, cut);
+        const out = new Float32Array(probs.length);
+        for (let k = 0; k < probs.length; k += 96*160)
+            out.set(filter.next(probs.slice(k, k + 96*160), imgs.slice(3*k, 3*(k + 96*160)), 96, 160), k);
+        return out""", probs=np.stack(probs), imgs=np.stack(imgs), strength=SMOOTHING, change=CHANGE, cut=CUT)
+    off = np.abs(theirs.reshape(ours.shape) - ours)
+    assert off.mean() < 5e-4 and off.max() < .01
+    changed = np.abs(ours - np.stack(probs)).mean((1, 2)) > .01
+    assert changed.tolist() == [False, *(kind != "cut" for _ in imgs[1:-1]), True], "smoothed within a shot alone"
+
+
 def test_names_and_places_of_masks_are_pythons(sums):
     mask = np.arange(12, dtype=np.uint8).reshape(3, 4)
     for code in range(1, 9):
@@ -149,12 +185,27 @@ def test_names_and_places_of_masks_are_pythons(sums):
         for name in ("a/b.c/012.jpg", "x.PNG", "Köln 1_leftImg8bit.png"):
             called = sums("return f.maskName(name, row, 'set')", name=name, row=row._asdict())
             assert called == f"{row.folder.format(folder='set')}/{output_name(name, 'mask', layout)}"
-    for code in (1, 6, 8):
-        file, exif = BytesIO(), Image.Exif()
-        exif[0x112] = code
-        Image.fromarray(mask).save(file, "JPEG", exif=exif)
-        data = np.frombuffer(file.getvalue(), np.uint8)
-        assert sums("return f.orientation(new Blob([data]))", data=data) == code
+
+
+def test_pictures_of_every_kind_are_turned_upright_whatever_the_browser_does(sums):
+    img = SCENE.img[:60, :90]
+    for kind, how in {"JPEG": {"quality": 98}, "PNG": {}, "WEBP": {"lossless": True}}.items():
+        for code in range(1, 9):
+            file, exif = BytesIO(), Image.Exif()
+            exif[0x112] = code
+            Image.fromarray(img).save(file, kind, exif=exif, **how)
+            said = sums("return (await f.stored(new Blob([data])))[0]", data=np.frombuffer(file.getvalue(), np.uint8))
+            seen = sums("""const [code, plain] = await f.stored(new Blob([data]));
+                const bitmap = await createImageBitmap(plain), { width, height } = bitmap;
+                const [w, h] = code > 4 ? [height, width] : [width, height];
+                const context = new OffscreenCanvas(w, h).getContext("2d");
+                context.setTransform(...f.turn(code, width, height));
+                context.drawImage(bitmap, 0, 0);
+                return context.getImageData(0, 0, w, h).data""", data=np.frombuffer(file.getvalue(), np.uint8))
+            ours = read_image(file.getvalue())
+            off = np.abs(seen.reshape(*ours.shape[:2], 4)[..., :3] - ours.astype(int))
+            assert said == code and off.max() < 30 and off.mean() < 2, (kind, code)
+    assert sums("return (await f.stored(new Blob(['GIF89a'])))[0]") == 1
 
 
 def test_files_are_what_they_should_be(sums):
@@ -171,25 +222,24 @@ def test_files_are_what_they_should_be(sums):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    from runpy import run_path
-    out = tmp_path_factory.mktemp("site")/"web"
-    run_path(str(WEB/"build.py"))["build"](out)
+    out = tmp_path_factory.mktemp("site")
+    BUILD["build"](out)
     with served(out) as address: yield address
 
 
 @contextmanager
-def opened(browser, site, **how):
+def opened(browser, site, wish="", errors=False, **how):
     "The page, ready; and everything that it asked for."
     context, asked = browser.new_context(accept_downloads=True, **how), []
     context.on("request", lambda request: asked.append(request.url))
     page, said = context.new_page(), []
     page.on("console", lambda line: said.append(line.text) if line.type == "error" else None)
-    page.goto(site)
+    page.goto(site + wish)
     page.wait_for_selector("body[data-ready]", timeout=LONG)
     try: yield page, asked
     finally:
         context.close()
-        assert not said, said
+        assert errors or not said, said
 
 
 def choose(page, *files, field="#photos"):
@@ -214,7 +264,7 @@ def photos(tmp_path_factory):
 @needs_runtime
 def test_masks_are_the_commands(browser, site, photos):
     "On real photos: SKYSKY_PHOTOS=DIR; measured: IoU, masks a second, seconds to the first mask, bytes."
-    seg, ious, seconds = Segmenter(), [], []
+    seg, ious, seconds = Segmenter(precision="f32"), [], []  # as the page computes; bf16 differs where a model wavers
     begun = time.perf_counter()
     with opened(browser, site) as (page, asked):
         ready = time.perf_counter() - begun
@@ -235,6 +285,67 @@ def test_masks_are_the_commands(browser, site, photos):
           f"{seconds[0]:.2f} s, then {1/np.mean(seconds[1:]):.2f} a second; {sizes/1e6:.1f} MB; {about}")
     assert np.mean(ious) >= .99 and min(ious) > .97
     assert all(url.startswith((site, "blob:", "data:")) for url in asked), asked
+
+
+@needs_runtime
+def test_webgpu_answers_as_python_and_is_left_out_where_a_processor_plays_it(browser, site):
+    "The runtime for GPUs on a GPU that Chromium plays by SwiftShader: one small look, as that takes half a minute."
+    img = shrink(SCENE.img, 96, 128)[None]
+    with opened(browser, site) as (page, asked):
+        assert re.search(r"by WASM, \d+ threads? \(no GPU here\)", page.text_content("#about"))
+        assert not any("webgpu" in url for url in asked), "27 MB that only a GPU needs"
+        theirs = page.evaluate("""async ([img, model, [code, wasm]]) => {
+            const ort = await import(`./runtime/${code}`);
+            ort.env.wasm.wasmPaths = { wasm: new URL(`runtime/${wasm}`, location.href).href };
+            const how = { executionProviders: ["webgpu"], logSeverityLevel: 3 };
+            const session = await ort.InferenceSession.create(model, how);
+            const input = new ort.Tensor("uint8", Uint8Array.from(img), [1, 96, 128, 3]);
+            const answer = await session.run({ [session.inputNames[0]]: input });
+            return [...answer[session.outputNames[0]].data];
+        }""", [img.ravel().tolist(), model_path(DEFAULT_MODEL).name, RUNTIMES["webgpu"]])
+    ours = open_engine(model_path(DEFAULT_MODEL), "cpu", "f32")(img)
+    assert np.ptp(ours) > .5 and np.abs(np.reshape(theirs, ours.shape) - ours).max() < .02
+
+
+@needs_runtime
+def test_where_webgpu_fails_wasm_computes_and_the_page_says_so(browser, tmp_path, photos):
+    BUILD["build"](tmp_path)
+    (tmp_path/"runtime"/RUNTIMES["webgpu"][1]).unlink()
+    with served(tmp_path) as site, opened(browser, site, "?compute=webgpu", errors=True) as (page, _):
+        assert "(WebGPU failed)" in page.text_content("#about")
+        choose(page, photos[0])
+        page.wait_for_selector("#saves:visible", timeout=LONG)
+
+
+@needs_runtime
+def test_a_video_becomes_a_zip_of_masks_that_are_pythons(browser, site, tmp_path):
+    "A pan of 8 frames at 4 a second; every frame is sought, and smoothed with those before."
+    wide, path = render_scene(1, (320, 640)).img, tmp_path/"pan.mp4"
+    with av.open(path, "w") as out:
+        stream = out.add_stream("libx264", 4, width=480, height=320, options={"crf": "12"})
+        for n in range(8):
+            for packet in stream.encode(av.VideoFrame.from_ndarray(wide[:, 8*n:8*n + 480].copy())): out.mux(packet)
+        out.mux(stream.encode())
+    seg, smoothed, ours = Segmenter(size=VIDEO_SIZE, precision="f32"), TemporalFilter(), []
+    with open_frames(path) as reader:
+        for frame in reader:
+            small = seg.fit(frame.img)
+            ours.append(seg.enlarge(smoothed(seg.infer(small), small), frame.img, small) >= seg.threshold)
+    with opened(browser, site) as (page, _):
+        choose(page, path, field="#videos")
+        page.fill("#rate", "4")
+        page.click("#frames")
+        page.wait_for_selector("#zip:visible", timeout=LONG)
+        with zipfile.ZipFile(BytesIO(saved(page, "#zip"))) as archive:
+            names = archive.namelist()
+            theirs = [np.asarray(Image.open(BytesIO(archive.read(name)))) > 0 for name in names]
+        page.click("#frames")
+        page.click("#stop")
+        page.wait_for_selector("#stop", state="hidden", timeout=LONG)
+        assert "wrong" not in (page.get_attribute("#said", "class") or "")
+    assert names == [f"pan_sky/{output_name(f'pan_{n:06}.jpg')}" for n in range(8)]
+    ious = [(a & b).sum()/(a | b).sum() for a, b in zip(ours, theirs, strict=True)]
+    assert min(ious) > .98, ious
 
 
 @needs_runtime

@@ -1,10 +1,10 @@
 // The page: what is chosen goes to the worker as a bitmap, what comes back is painted, saved or packed.
 import { foreground } from "./maths.js";
-import { maskName, orientation, png, storedView, zip } from "./files.js";
+import { maskName, png, stored, storedView, turn, zip } from "./files.js";
 
 const at = (id) => document.getElementById(id);
 const waiting = new Map();
-let worker, settings, number = 0;
+let worker, settings, number = 0, films = 0, film = null; // the video that was chosen last
 let shown; // { name, img: ImageData of the picture, prob, height, width, code }
 let moving = null; // what is played, as an object that can be stopped
 let results = []; // [path, Blob] of several photos
@@ -30,7 +30,7 @@ async function prepare() {
 }
 
 function start() {
-  worker = new Worker("worker.js", { type: "module" });
+  worker = new Worker(`worker.js${location.search}`, { type: "module" });
   return new Promise((resolve, reject) => {
     worker.addEventListener("error", (event) => reject(new Error(event.message || "the worker does not start")));
     worker.addEventListener("message", ({ data }) => {
@@ -40,18 +40,26 @@ function start() {
         const { done, failed } = waiting.get(data.id);
         waiting.delete(data.id);
         if (data.error) failed(new Error(data.error));
-        else done(data);
+        else {
+          tell(data.engine);
+          done(data);
+        }
       }
     });
   });
 }
 
-function options(video = false) {
+function tell(engine) {
+  at("about").textContent = `skysky ${settings.version}, model ${settings.card.name}, ${engine}.`;
+}
+
+/** What the worker is to do; of a film, its number. */
+function options(frameOf = 0) {
   const { size, whole } = settings.card;
-  const twice = at("twice").checked && !video;
-  const once = video ? settings.videoSize : whole;
+  const twice = at("twice").checked && !frameOf;
+  const once = frameOf ? settings.videoSize : whole;
   return { size: twice ? size : once, whole: twice ? whole : once, threshold: Number(at("threshold").value),
-    follow: at("follow").checked };
+    follow: at("follow").checked, film: frameOf, smooth: at("smooth").checked };
 }
 
 /** The worker's answer for a bitmap, which moves there; for none, the last one's with other options. */
@@ -107,17 +115,21 @@ function paint() {
   at("saves").hidden = false;
 }
 
-function pixelsOf(source, width, height) {
-  const context = new OffscreenCanvas(width, height).getContext("2d", { alpha: false, willReadFrequently: true });
+function pixelsOf(source, width, height, code = 1) {
+  const [w, h] = code > 4 ? [height, width] : [width, height];
+  const context = new OffscreenCanvas(w, h).getContext("2d", { alpha: false, willReadFrequently: true });
+  context.setTransform(...turn(code, width, height));
   context.drawImage(source, 0, 0, width, height);
-  return context.getImageData(0, 0, width, height);
+  return context.getImageData(0, 0, w, h);
 }
 
 async function one(file, how) {
-  const bitmap = await createImageBitmap(file, { imageOrientation: "from-image" });
+  const [code, plain] = await stored(file);
+  const bitmap = await createImageBitmap(plain);
   if (bitmap.width * bitmap.height > settings.maxPixels) throw new Error(`${file.name}: too many pixels for a browser`);
-  const img = pixelsOf(bitmap, bitmap.width, bitmap.height);
-  return { name: file.name, img, code: await orientation(file), ...(await ask(bitmap, how)) };
+  const img = pixelsOf(bitmap, bitmap.width, bitmap.height, code);
+  bitmap.close();
+  return { name: file.name, img, code, ...(await ask(await createImageBitmap(img), how)) };
 }
 
 function verdict({ ms }, share) {
@@ -135,34 +147,36 @@ async function showPhoto(file) {
   }
 }
 
-async function manyPhotos(files) {
+/** Masks of many pictures into `results`: of each its path below the folder `top`, how to get it, and how many they are. */
+async function many(top, pictures) {
   const layout = settings.layouts[at("layout").value];
   const [start_, stopped] = [performance.now(), { stop: false }];
-  const top = files[0].webkitRelativePath.split("/")[0] || "photos";
   moving = stopped;
   results = [];
   let failed = 0;
-  Object.assign(at("progress"), { hidden: false, max: files.length, value: 0 });
+  Object.assign(at("progress"), { hidden: false, value: 0 });
+  at("zip").hidden = true;
   at("stop").hidden = false;
-  for (const file of files) {
+  for await (const [path, get, total] of pictures) {
     if (stopped.stop) break;
+    at("progress").max = total;
     try {
-      shown = await one(file, options());
+      shown = await get();
       paint();
       const [mask] = maskOf(shown, Number(at("threshold").value));
       const values = mask.map((value) => (value ? layout.sky : layout.ground));
       const code = layout.upright ? 1 : shown.code;
-      const path = (file.webkitRelativePath || file.name).replace(`${top}/`, "");
       const name = maskName(path, layout, top);
       const twins = results.filter(([other]) => other === name).length;
       results.push([twins ? name.replace(/(\.[^.]*)?$/, `-${results.length}$1`) : name,
         await png(...storedView(values, shown.height, shown.width, code), 1, settings.mark)]);
     } catch (error) {
+      if (stopped.stop) break;
       failed += 1;
       console.warn(error.message);
     }
     at("progress").value += 1;
-    say(`${results.length} of ${files.length} masks${failed ? `, ${failed} could not be read` : ""}`);
+    say(`${results.length} of ${total} masks${failed ? `, ${failed} could not be read` : ""}`);
   }
   const seconds = (performance.now() - start_) / 1000;
   say(`${results.length} masks in ${seconds.toFixed(1)} s${failed ? `; ${failed} could not be read` : ""}`, failed > 0);
@@ -171,21 +185,77 @@ async function manyPhotos(files) {
   at("zip").hidden = results.length === 0;
 }
 
-function halt() {
-  if (moving) moving.stop = true;
-  const player = at("player");
+function manyPhotos(files) {
+  const top = files[0].webkitRelativePath.split("/")[0] || "photos";
+  return many(top, files.map((file) =>
+    [(file.webkitRelativePath || file.name).replace(`${top}/`, ""), () => one(file, options()), files.length]));
+}
+
+/** Until an event of the player, its failure, or its end by `close`. */
+function until(player, name) {
+  const over = new AbortController();
+  return new Promise((done, failed) => {
+    for (const kind of [name, "emptied"]) player.addEventListener(kind, done, { signal: over.signal });
+    player.addEventListener("error", () => failed(new Error("this browser cannot read it")), { signal: over.signal });
+  }).finally(() => over.abort());
+}
+
+/** A video's frames, so many a second, in full size. Each is sought: none is lost where the model is slow. */
+async function* framesOf(file, rate) {
+  const [player, own, stem] = [at("player"), (films += 1), file.name.replace(/\.[^.]*$/, "")];
+  const seek = (time) => {
+    player.currentTime = time;
+    return until(player, "seeked");
+  };
+  try {
+    player.src = URL.createObjectURL(file);
+    await until(player, "loadeddata");
+    if (!Number.isFinite(player.duration)) await seek(1e6); // a recording: its length shows at its end
+    const total = Math.max(1, Math.ceil(player.duration * rate - 1e-3));
+    for (let n = 0; n < total; n += 1) {
+      const name = `${stem}_${String(n).padStart(6, "0")}.jpg`;
+      yield [name, async () => {
+        await seek(n / rate + 1e-3); // just behind the border between two frames
+        const img = pixelsOf(player, player.videoWidth, player.videoHeight);
+        return { name, img, code: 1, ...(await ask(await createImageBitmap(img), options(own))) };
+      }, total];
+    }
+  } finally {
+    close(player);
+  }
+}
+
+async function filmMasks() {
+  halt();
+  const rate = Number(at("rate").value);
+  if (!(rate > 0 && rate <= 120)) return say("Frames a second must be above 0 and at most 120", true);
+  try {
+    return await many(film.name.replace(/\.[^.]*$/, ""), framesOf(film, rate));
+  } catch (error) {
+    at("progress").hidden = true;
+    return say(`${film.name}: ${error.message}`, true);
+  }
+}
+
+function close(player) {
   player.pause();
   for (const track of player.srcObject?.getTracks() ?? []) track.stop();
   if (player.src) URL.revokeObjectURL(player.src);
   player.removeAttribute("src");
   player.srcObject = null;
+  player.load(); // forgets what it had
+}
+
+function halt() {
+  if (moving) moving.stop = true;
+  close(at("player"));
   at("stop").hidden = true;
 }
 
 /** Frames of a camera or a video, each painted when its sky is known; the newest one next. */
 async function play(name, open) {
   halt();
-  const [player, own] = [at("player"), { stop: false }];
+  const [player, own, its] = [at("player"), { stop: false }, (films += 1)];
   moving = own;
   try {
     await open(player);
@@ -196,7 +266,7 @@ async function play(name, open) {
       const scale = Math.min(1, settings.liveSide / Math.max(player.videoWidth, player.videoHeight));
       const [width, height] = [player.videoWidth, player.videoHeight].map((side) => Math.round(side * scale));
       const img = pixelsOf(player, width, height);
-      shown = { name, img, code: 1, ...(await ask(await createImageBitmap(img), options(true))) };
+      shown = { name, img, code: 1, ...(await ask(await createImageBitmap(img), options(its))) };
       if (own.stop) break;
       paint();
       frames += 1;
@@ -205,7 +275,7 @@ async function play(name, open) {
       await new Promise(requestAnimationFrame);
     }
   } catch (error) {
-    say(error.name === "NotAllowedError" ? "The camera is not permitted; allow it in the address bar" : error.message, true);
+    if (!own.stop) say(error.name === "NotAllowedError" ? "The camera is not permitted; allow it in the address bar" : error.message, true);
   } finally {
     if (moving === own) halt();
   }
@@ -215,6 +285,7 @@ function take(list) {
   const files = [...(list ?? [])].filter((file) => file.size);
   if (!files.length || !settings) return;
   halt();
+  at("film").hidden = true;
   const photos = files.filter((file) => file.type.startsWith("image/"));
   if (photos.length > 1) manyPhotos(photos);
   else if (photos.length) showPhoto(photos[0]);
@@ -222,7 +293,11 @@ function take(list) {
   else say("No photos among these", true);
 }
 
-const playFile = (file) => play(file.name, async (player) => { player.src = URL.createObjectURL(file); });
+function playFile(file) {
+  film = file;
+  at("film").hidden = false;
+  return play(file.name, async (player) => { player.src = URL.createObjectURL(file); });
+}
 
 function save(blob, name) {
   const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: name });
@@ -270,6 +345,7 @@ function listen() {
     player.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
   }));
   at("stop").addEventListener("click", halt);
+  at("frames").addEventListener("click", filmMasks);
   at("zip").addEventListener("click", async () => save(await zip(results), "masks.zip"));
   for (const button of document.querySelectorAll("[data-save]")) {
     button.addEventListener("click", () => saveShown(button.dataset.save));
@@ -294,7 +370,7 @@ try {
   at("colour").value = settings.colour;
   at("layout").append(...Object.keys(settings.layouts).map((name) => new Option(name, name)));
   again({ target: at("threshold") });
-  at("about").textContent = `skysky ${settings.version}, model ${settings.card.name}, ${ready.threads} thread${ready.threads > 1 ? "s" : ""}`;
+  tell(ready.engine);
   listen();
   say(`Ready after ${((performance.now() - begun) / 1000).toFixed(1)} s. Choose photos, or drop some here.`);
   document.body.dataset.ready = "yes";

@@ -1,25 +1,27 @@
 """Write the page to a folder: sources, model, runtime, and every number that Python is the home of, as settings.json.
 
-    npm ci --ignore-scripts --prefix web && python web/build.py site/web"""
+    npm ci --ignore-scripts --prefix web && python web/build.py DIR"""
 import hashlib
 import json
-import shutil
 import sys
 from pathlib import Path
 
 import skysky
 from skysky.compositing import SLIGHT, SURE
 from skysky.core import MARK, MIN_SKY
-from skysky.defaults import REFINE_RADIUS, VIDEO_SIZE
+from skysky.defaults import REFINE_RADIUS, SMOOTHING, VIDEO_SIZE
 from skysky.layouts import LAYOUTS
-from skysky.refine import upsample_guided
+from skysky.refine import CHANGE, CUT, upsample_guided
 from skysky.weights import DEFAULT_MODEL, model_card, model_path
 from skysky.write_images import SKY_COLOR
 
 HERE = Path(__file__).parent
-SOURCES = ("index.html", "style.css", "app.js", "worker.js", "maths.js", "files.js")
+SOURCES = ("index.html", "style.css", "app.js", "worker.js", "maths.js", "smooth.js", "files.js")
 FIELDS = ("folder", "name", "sky", "ground", "upright", "bare", "drop")  # of a layout
-RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")  # of onnxruntime-web, npm's package
+RUNTIMES = {"wasm": ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"),  # of onnxruntime-web, npm's package
+            "webgpu": ("ort.webgpu.bundle.min.mjs", "ort-wasm-simd-threaded.asyncify.wasm")}
+LINKS = {"Install and use": "overview.html", "The book": "docs/book.html", "Commands": "nbs/commands/01_options.html",
+         "Models": "models.html", "Gallery": "gallery.html", "Reference": "reference/skysky.html"}
 
 
 def settings() -> dict:
@@ -30,24 +32,29 @@ def settings() -> dict:
     return {"version": skysky.__version__, "mark": MARK, "minSky": MIN_SKY, "radius": REFINE_RADIUS,
             "eps": upsample_guided.__defaults__[1], "videoSize": VIDEO_SIZE, "liveSide": 960, "maxPixels": 100_000_000,
             "colour": "#" + bytes(SKY_COLOR).hex(), "cut": {"sure": SURE, "slight": SLIGHT}, "layouts": layouts,
-            "card": card}
+            "card": card, "smoothing": {"strength": SMOOTHING, "change": CHANGE, "cut": CUT}, "runtimes": RUNTIMES}
 
 
 def build(out: Path):
-    "Write the page."
+    "Write the page: alone, or as the front page of the documentation, if that is there."
     dist = HERE/"node_modules"/"onnxruntime-web"/"dist"
     if not dist.is_dir(): sys.exit("the page's runtime is not here: run npm ci --ignore-scripts --prefix web")
-    shutil.rmtree(out, ignore_errors=True)
-    (out/"runtime").mkdir(parents=True)
-    for name in SOURCES: shutil.copy(HERE/name, out/name)
-    for name in RUNTIME: shutil.copy(dist/name, out/"runtime"/name)
-    shutil.copy(HERE.parent/"docs"/"assets"/"favicon.svg", out)
-    shutil.copy(model_path(DEFAULT_MODEL), out)
-    (out/"settings.json").write_text(json.dumps(settings(), indent=1))
-    files = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
-    digest = hashlib.sha256(b"".join((out/name).read_bytes() for name in files)).hexdigest()[:16]
+    (out/"runtime").mkdir(parents=True, exist_ok=True)
+    made = {name: (HERE/name).read_bytes() for name in SOURCES}
+    if (out/"overview.html").is_file():
+        links = "".join(f'<a href="{address}">{name}</a>\n' for name, address in LINKS.items())
+        made["index.html"] = made["index.html"].replace(b"<!--links-->", f"<nav>\n{links}</nav>".encode())
+    made |= {f"runtime/{name}": (dist/name).read_bytes() for names in RUNTIMES.values() for name in names}
+    made["favicon.svg"] = (HERE.parent/"docs"/"assets"/"favicon.svg").read_bytes()
+    model = model_path(DEFAULT_MODEL)
+    made |= {model.name: model.read_bytes(), "settings.json": json.dumps(settings(), indent=1).encode()}
+    for name, data in made.items(): (out/name).write_bytes(data)
+    digest = hashlib.sha256(b"".join(made[name] for name in sorted(made))).hexdigest()[:16]
+    later = [f"runtime/{name}" for name in RUNTIMES["webgpu"]]
     worker = (HERE/"sw.js").read_text().replace("{{version}}", f"skysky-{digest}")
-    (out/"sw.js").write_text(worker.replace('["{{files}}"]', json.dumps(["./", *files])))
+    for place, names in {"files": ["./", *sorted(made.keys() - {*later})], "later": later}.items():
+        worker = worker.replace(f'["{{{{{place}}}}}"]', json.dumps(names))
+    (out/"sw.js").write_text(worker)
 
 
 if __name__ == "__main__": build(Path(sys.argv[1]))

@@ -66,29 +66,58 @@ export async function zip(files) {
   return new Blob([...parts, ...index, new Uint8Array(end.buffer)], { type: "application/zip" });
 }
 
-/** The EXIF orientation of a JPEG, 1 where none is stated. */
-export async function orientation(blob) {
-  const view = new DataView(await blob.slice(0, 1 << 17).arrayBuffer());
-  const text = (at) => view.getUint32(at) === 0x45786966; // Exif
-  try {
-    if (view.getUint16(0) !== 0xffd8) return 1;
+/** The blocks of a JPEG, PNG or WebP file: kind, start and length of what they hold. */
+function* blocks(view) {
+  const name = (at) => String.fromCharCode(...[0, 1, 2, 3].map((i) => view.getUint8(at + i)));
+  if (view.getUint16(0) === 0xffd8) {
     for (let at = 2; view.getUint8(at) === 0xff && view.getUint8(at + 1) !== 0xda; at += 2 + view.getUint16(at + 2)) {
-      if (view.getUint8(at + 1) !== 0xe1 || !text(at + 4)) continue;
-      const tiff = at + 10;
-      const little = view.getUint16(tiff) === 0x4949;
-      const list = tiff + view.getUint32(tiff + 4, little);
-      for (let i = 0; i < view.getUint16(list, little); i += 1) {
-        const tag = list + 2 + 12 * i;
-        if (view.getUint16(tag, little) === 0x112) {
-          const code = view.getUint16(tag + 8, little);
-          return code >= 1 && code <= 8 ? code : 1;
-        }
-      }
+      if (view.getUint8(at + 1) === 0xe1 && name(at + 4) === "Exif") yield ["Exif", at + 10, view.getUint16(at + 2) - 8];
+    }
+  } else if (name(1).startsWith("PNG")) {
+    for (let at = 8; at < view.byteLength; at += 12 + view.getUint32(at)) yield [name(at + 4), at + 8, view.getUint32(at)];
+  } else if (name(0) === "RIFF" && name(8) === "WEBP") {
+    for (let at = 12, n; at < view.byteLength; at += 8 + n + (n % 2)) {
+      n = view.getUint32(at + 4, true);
+      const head = name(at) === "EXIF" && name(at + 8) === "Exif" ? 6 : 0;
+      yield [name(at), at + 8 + head, n - head];
+    }
+  }
+}
+
+/** Where EXIF data that begin at `tiff` state the orientation, and whether numbers are little-endian; null: nowhere. */
+function stated(view, tiff) {
+  const little = view.getUint16(tiff) === 0x4949;
+  const list = tiff + view.getUint32(tiff + 4, little);
+  for (let i = 0; i < view.getUint16(list, little); i += 1) {
+    const tag = list + 2 + 12 * i;
+    if (view.getUint16(tag, little) === 0x112) return [tag + 8, little];
+  }
+  return null;
+}
+
+/** A picture's EXIF orientation, 1 where none is stated; and the file without it. Not every browser turns every kind. */
+export async function stored(blob) {
+  const view = new DataView(await blob.arrayBuffer());
+  try {
+    for (const [kind, start, length] of blocks(view)) {
+      if (!["Exif", "eXIf", "EXIF"].includes(kind)) continue;
+      const [place, little] = stated(view, start) ?? [];
+      const code = place ? view.getUint16(place, little) : 1;
+      if (code < 2 || code > 8) return [1, blob];
+      view.setUint16(place, 1, little);
+      if (kind === "eXIf") view.setUint32(start + length, crc32(new Uint8Array(view.buffer, start - 4, length + 4)));
+      return [code, new Blob([view.buffer], { type: blob.type })];
     }
   } catch (error) {
     if (!(error instanceof RangeError)) throw error; // cut off: it states none
   }
-  return 1;
+  return [1, blob];
+}
+
+/** How a canvas turns a stored picture of w × h upright. */
+export function turn(code, w, h) {
+  return [[1, 0, 0, 1, 0, 0], [-1, 0, 0, 1, w, 0], [-1, 0, 0, -1, w, h], [1, 0, 0, -1, 0, h],
+    [0, 1, 1, 0, 0, 0], [0, 1, -1, 0, h, 0], [0, -1, -1, 0, h, w], [0, -1, 1, 0, 0, w]][code - 1];
 }
 
 /** An upright plane as its pixels are stored under an EXIF orientation: [data, height, width]. */

@@ -26,7 +26,7 @@ function areaTable(N, n) {
   });
 }
 
-function resizeArea(src, H, W, h, w, channels) {
+export function resizeArea(src, H, W, h, w, channels) {
   const [rows, columns] = [areaTable(H, h), areaTable(W, w)];
   const out = new Float32Array(h * w * channels);
   const sum = new Float32Array(w * channels);
@@ -72,7 +72,8 @@ export function resizeLinear(src, H, W, h, w, channels = 1) {
   return out;
 }
 
-function bytes(values) {
+/** Rounded to 0..255. */
+export function bytes(values) {
   const out = new Uint8Array(values.length);
   for (let i = 0; i < out.length; i += 1) out[i] = Math.min(255, Math.max(0, Math.round(values[i])));
   return out;
@@ -109,10 +110,17 @@ function reflected(i, n) {
   return i;
 }
 
-/** Mean over a square window of 2·radius + 1. */
-export function box(src, h, w, radius) {
+/** The same with the edge itself not repeated: -1 is 1, n is n - 2. */
+export function mirrored(i, n) {
+  if (n === 1) return 0;
+  const at = Math.abs(i) % (2 * n - 2);
+  return at < n ? at : 2 * n - 2 - at;
+}
+
+/** Mean over a square window of 2·radius + 1; `outside` says which index stands for one beyond the edge. */
+export function box(src, h, w, radius, outside = reflected) {
   const [mid, out, n] = [new Float32Array(h * w), new Float32Array(h * w), 2 * radius + 1];
-  const columns = Int32Array.from({ length: w + 2 * radius }, (_, x) => reflected(x - radius, w));
+  const columns = Int32Array.from({ length: w + 2 * radius }, (_, x) => outside(x - radius, w));
   for (let y = 0, to = 0; y < h; y += 1) {
     for (let x = 0; x < w; x += 1, to += 1) {
       let sum = 0;
@@ -121,7 +129,7 @@ export function box(src, h, w, radius) {
     }
   }
   for (let y = 0; y < h; y += 1) {
-    const rows = Array.from({ length: n }, (_, d) => reflected(y + d - radius, h) * w);
+    const rows = Array.from({ length: n }, (_, d) => outside(y + d - radius, h) * w);
     for (let x = 0; x < w; x += 1) {
       let sum = 0;
       for (const row of rows) sum += mid[row + x];
@@ -354,7 +362,6 @@ export async function secondLook(prob, h, w, img, H, W, look) {
   const large = resizeLinear(prob, h, w, H, W);
   const band = edgeBand(large, H, W);
   const fine = large.slice();
-  const mirrored = (i, n) => (n === 1 ? 0 : ((i = Math.abs(i) % (2 * n - 2)), i < n ? i : 2 * n - 2 - i));
   for (const [top, left, right] of edgeStrips(band, H, W)) {
     const [sh, sw] = [TILE + 2 * MARGIN, right - left + 2 * MARGIN];
     const strip = new Uint8Array(sh * sw * 3);

@@ -1,6 +1,8 @@
 // Keeps the page's own files for use without a network, and adds the headers without which a browser gives no threads.
 const VERSION = "{{version}}";
 const FILES = ["{{files}}"];
+const LATER = ["{{later}}"]; // kept once they were asked for
+const OWN = new Set([...FILES, ...LATER].map((name) => new URL(name, self.location.href).pathname));
 
 self.addEventListener("install", (event) => {
   event.waitUntil(caches.open(VERSION).then((cache) => cache.addAll(FILES)).then(() => self.skipWaiting()));
@@ -12,7 +14,11 @@ self.addEventListener("activate", (event) => {
 });
 
 async function answer(request) {
-  const found = (await caches.match(request, { ignoreSearch: true })) ?? (await fetch(request));
+  let found = await caches.match(request, { ignoreSearch: true });
+  if (!found) {
+    found = await fetch(request);
+    if (found.ok) await (await caches.open(VERSION)).put(request, found.clone());
+  }
   const headers = new Headers(found.headers);
   headers.set("Cross-Origin-Opener-Policy", "same-origin");
   headers.set("Cross-Origin-Embedder-Policy", "require-corp");
@@ -21,7 +27,7 @@ async function answer(request) {
 }
 
 self.addEventListener("fetch", (event) => {
-  if (event.request.method === "GET" && event.request.url.startsWith(self.registration.scope)) {
+  if (event.request.method === "GET" && OWN.has(new URL(event.request.url).pathname)) {
     event.respondWith(answer(event.request));
   }
 });

@@ -1,21 +1,60 @@
 // The model and everything slow, beside the page: a picture comes in, the probability of sky per pixel goes back.
-import * as ort from "./runtime/ort.wasm.bundle.min.mjs";
 import { dropUnsure, modelShape, resizeLinear, secondLook, shrink, upsampleGuided } from "./maths.js";
+import { TemporalFilter } from "./smooth.js";
 
-let session, settings, last;
+let ort, session, settings, kind, last, filter;
+let engine; // what computes, in words
+
+/** Opens the model on "webgpu" or "wasm", with the runtime that is made for it. */
+async function load(wanted, why = "") {
+  const [code, wasm] = settings.runtimes[wanted];
+  ort = await import(`./runtime/${code}`);
+  const threads = self.crossOriginIsolated ? Math.min(8, navigator.hardwareConcurrency) : 1;
+  ort.env.wasm.wasmPaths = { wasm: new URL(`runtime/${wasm}`, import.meta.url).href };
+  ort.env.wasm.numThreads = threads;
+  const model = await (await fetch(settings.card.file)).arrayBuffer();
+  session = await ort.InferenceSession.create(model, { executionProviders: [wanted], logSeverityLevel: 3 });
+  kind = wanted;
+  engine = kind === "webgpu" ? "computed by WebGPU" : `computed by WASM, ${threads} thread${threads > 1 ? "s" : ""}${why}`;
+}
+
+/** Why WebGPU does not compute: nothing where it does. A GPU that a processor plays is slower than WASM. */
+async function withoutGpu(wish) {
+  if (wish === "wasm") return " (as asked for)";
+  const adapter = await navigator.gpu?.requestAdapter();
+  if (!adapter) return " (no WebGPU here)";
+  return adapter.info.isFallbackAdapter && wish !== "webgpu" ? " (no GPU here)" : "";
+}
 
 async function open() {
   settings = await (await fetch("settings.json")).json();
-  ort.env.wasm.wasmPaths = { wasm: new URL("runtime/ort-wasm-simd-threaded.wasm", import.meta.url).href };
-  ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(8, navigator.hardwareConcurrency) : 1;
-  const model = await (await fetch(settings.card.file)).arrayBuffer();
-  session = await ort.InferenceSession.create(model, { executionProviders: ["wasm"] });
+  const why = await withoutGpu(new URL(self.location.href).searchParams.get("compute"));
+  if (why) return load("wasm", why);
+  try {
+    await load("webgpu");
+    const seen = await run(new Uint8Array(96 * 128 * 3).map((_, k) => k % 251), 96, 128);
+    if (!seen.every((p) => p >= 0 && p <= 1)) throw new Error("its answer is no probability");
+  } catch (error) {
+    console.warn(`WebGPU: ${error.message}`);
+    await load("wasm", " (WebGPU failed)");
+  }
 }
 
-async function look(img, h, w) {
+async function run(img, h, w) {
   const input = new ort.Tensor("uint8", img, [1, h, w, 3]);
   const answer = await session.run({ [session.inputNames[0]]: input });
   return answer[session.outputNames[0]].data;
+}
+
+async function look(img, h, w) {
+  try {
+    return await run(img, h, w);
+  } catch (error) {
+    if (kind === "wasm") throw error;
+    console.warn(`WebGPU: ${error.message}`); // a GPU may be taken away at any time
+    await load("wasm", " (WebGPU failed)");
+    return run(img, h, w);
+  }
 }
 
 /** The pixels of a bitmap, transparent ones on black: RGB. */
@@ -50,11 +89,22 @@ function enlarge({ prob, small, h, w, img, H, W }, { threshold, follow }) {
   return upsampleGuided(sure, h, w, img, H, W, settings.radius, settings.eps, small);
 }
 
+/** The answer to a frame, blended with those before of the same film; a photo has no `film`. */
+function smoothed({ prob, small, h, w }, { film, smooth }) {
+  if (!film || !smooth) filter = null;
+  else if (filter?.film !== film) {
+    const { strength, change, cut } = settings.smoothing;
+    filter = Object.assign(new TemporalFilter(strength, change, cut), { film });
+  }
+  return filter ? filter.next(prob, small, h, w) : prob;
+}
+
 async function work({ bitmap, options }) {
   if (bitmap) {
     const [img, H, W] = [pixels(bitmap), bitmap.height, bitmap.width];
     bitmap.close();
     last = { ...(await infer(img, H, W, options.size, options.whole)), img, H, W };
+    last.prob = smoothed(last, options);
   }
   const prob = enlarge(last, options);
   return [{ prob, height: last.H, width: last.W }, [prob.buffer]];
@@ -62,7 +112,7 @@ async function work({ bitmap, options }) {
 
 const opened = open();
 opened.then(
-  () => self.postMessage({ ready: { settings, threads: ort.env.wasm.numThreads } }),
+  () => self.postMessage({ ready: { settings, engine } }),
   (error) => self.postMessage({ broken: error.message }),
 );
 
@@ -71,7 +121,7 @@ async function reply(before, data) {
   const start = performance.now();
   try {
     const [result, moved] = await work(data);
-    self.postMessage({ id: data.id, ...result, ms: performance.now() - start }, moved);
+    self.postMessage({ id: data.id, ...result, engine, ms: performance.now() - start }, moved);
   } catch (error) {
     self.postMessage({ id: data.id, error: error.message });
   }
