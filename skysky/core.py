@@ -285,7 +285,8 @@ def check_outputs(
         if info and info.st_size and not (overwrite or is_ours(path)): foreign.append(path)
     if foreign:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
-        raise SkyError(f"{foreign[0]}{more}: there, and not written by skysky; name another place, or give --overwrite")
+        raise SkyError(f"{foreign[0]}{more}: there, and not written by skysky; name another place, or "
+                       "give --overwrite") from FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
 # %% ../nbs/00_core.ipynb #i0000008
 def make_folder(

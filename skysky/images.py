@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'MIN_SIDE', 'profile_of', 'srgb_transform', 'stored_view', 'exif_of', 'orientation_of',
-           'opened_image', 'read_pixels', 'read_image', 'image_size', 'is_whole', 'orientation']
+           'opened_image', 'read_pixels', 'read_image', 'image_size', 'is_whole', 'orientation', 'taken']
 
 # %% ../nbs/01_images.ipynb #08a354f0
 import os
@@ -270,3 +270,13 @@ def orientation(
     "How the stored pixels of a picture have to be turned, which `read_image` does."
     if isinstance(source, np.ndarray): return 1
     with opened_image(source) as (im, _, stream): return orientation_of(im, stream)
+
+
+def taken(
+    source: str | os.PathLike | bytes | Image.Image,  # what `read_image` takes
+) -> str:  # "2026:11:26 22:40:01", EXIF's DateTimeOriginal in the camera's own time; empty where none is stated
+    "When a picture was taken."
+    with opened_image(source) as (im, _, stream):
+        try: time = str(exif_of(im, stream).get_ifd(0x8769).get(0x9003, ""))
+        except Exception: return ""  # as in `exif_of`
+    return time if re.match(r"[12]\d{3}(:\d\d){2} \d\d(:\d\d){2}", time) else ""

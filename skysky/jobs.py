@@ -8,6 +8,7 @@ __all__ = ['COLUMNS', 'FAILURES', 'check_places', 'picture_row', 'Outcome', 'fai
 
 # %% ../nbs/19_jobs.ipynb #00000002
 import errno
+import glob
 import os
 import tempfile
 from collections import Counter
@@ -23,7 +24,7 @@ from PIL import Image
 from .core import SkyError, check_outputs, is_ours, printable
 from .images import is_whole
 from .layouts import layout_of
-from .manifest import MANIFEST, Manifest, stamp, unchanged
+from .manifest import MANIFEST, Manifest, all_unchanged, stamp, unchanged
 from .mask import SkyMask
 from .mattes import NO_EDITS, Edits
 from .model_file import model_sha256
@@ -96,7 +97,7 @@ def failure_kind(
     if isinstance(error, MemoryError): return "memory"
     number = getattr(error.__cause__, "errno", None)
     if number in (errno.ENOSPC, errno.EDQUOT): return "full disk"
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS): return "permission"
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST): return "permission"
     if not os.path.exists(path): return "address" if fetched else "missing"
     own = number in errno.errorcode and number not in (errno.EISDIR, errno.ENAMETOOLONG)  # FFmpeg has further numbers
     return "drive" if own else "picture"
@@ -358,7 +359,13 @@ def job_status(
 
 def _compared(folder, name, known):
     files = [(os.path.join(folder, output["file"]), output) for output in known["outputs"].values()]
-    if "://" not in name and name != "-": files.insert(0, (os.path.join(folder, name), known))
+    if "pictures" in known:  # of a sequence
+        from skysky.sequence import find_frames  # it loads PyAV
+        place = folder if "%" in os.path.basename(name) else glob.escape(os.fspath(folder))
+        try: same = all_unchanged(find_frames(os.path.join(place, name)), known)
+        except SkyError: same = False
+        if not same: return "stale", "its pictures have changed"
+    elif "://" not in name and name != "-": files.insert(0, (os.path.join(folder, name), known))
     for file, stamped in files:
         if unchanged(file, stamped): continue
         return "stale", f"{os.path.normpath(file)} {'has changed' if os.path.lexists(file) else 'is gone'}"

@@ -69,12 +69,12 @@ def find_mask(
     picture: Path,  # below the folder of the pictures, as `skysky.search.find_images` gives it
     name: Path,  # that `skysky.layouts.output_names` gives the mask
 ) -> Path | None:
-    "The mask of a picture among masks that are there."
+    "The mask of a picture among masks that are there; what is no regular file is one that cannot be read."
     stem = picture.stem
     others = (f"{stem}.png", f"{picture.name}.png", f"{stem}_mask.png", f"{picture.name}.mask.png", f"{stem}.mask.png",
               picture.name)
     places = [folder/name, *(folder/picture.parent/other for other in others), *(folder/other for other in others)]
-    return next((path for path in places if path.is_file()), None)
+    return next((path for path in places if os.path.lexists(path) and not os.path.isdir(path)), None)
 
 
 def read_left_out(

@@ -31,13 +31,15 @@ class Transforms:
         self.new = self.path.with_stem(f"{self.path.stem}_masks")
         try:
             self.data = json.loads(self.path.read_text(encoding="utf-8"))
-            frames = [(frame, frame["file_path"]) for frame in self.data["frames"]]
-        except (OSError, ValueError, KeyError, TypeError) as e:
+            folder = Path(os.path.abspath(self.path)).parent
+            frames = [(frame, frame["file_path"], os.path.realpath(folder/frame["file_path"]))
+                      for frame in self.data["frames"]]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
             raise SkyError(f"{path}: not read as nerfstudio's frames ({e!r}); export it again") from e
-        folder, missing = Path(os.path.abspath(self.path)).parent, []
+        missing = []
         known = {os.path.realpath(picture): mask for picture, mask in masks.items()}
-        for frame, name in frames:
-            if mask := known.get(os.path.realpath(folder/name)):
+        for frame, name, real in frames:
+            if mask := known.get(real):
                 frame["mask_path"] = Path(os.path.relpath(mask, folder)).as_posix()
                 self._add_small(folder, Path(name).name, mask)
             else: missing.append(name)

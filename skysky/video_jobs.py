@@ -11,17 +11,21 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
 
 from .core import SkyError, check_outputs, is_ours, is_stream
-from .defaults import SMOOTHING
+from .defaults import SEQUENCE_RATE, SMOOTHING
 from .frames import ALPHA_OUTPUTS
 from .jobs import Outcome, check_places, failure_kind, model_settings, refuse_picture
-from .layouts import distinct_stems
-from .manifest import Manifest, stamp, unchanged
-from .search import natural_order
+from .layouts import distinct_stems, layout_of
+from .manifest import Manifest, all_unchanged, stamp, stamp_all, unchanged
+from .search import image_suffixes, natural_order
 from .segment import Segmenter
+from .sequence import find_frames, is_sequence
 from .sources import VIDEO_SUFFIXES, default_output, is_list, listed
+from .stills import Cut, Known, Stills, write_stills
+from .table import FRAME_COLUMNS
 from .video import Progress, painter, segment_video
 from .write_video import video_codec
 
@@ -36,14 +40,18 @@ def _inside(folder):
 
 def _videos(source, say):
     path = os.path.expanduser(source)
-    if is_list(source): return [video for name in listed(source) for video in _videos(name, say)]
+    if is_list(source):  # its names are taken as they are: no pattern, no list
+        names = [*listed(source)]
+        if any("\0" in name for name in names): raise SkyError(f"{source}: no list of names, it has zero bytes")
+        return [v for name in names for v in (_videos(name, say) if os.path.isdir(name) else [name])]
     if os.path.isdir(path): found = _inside(path)
     elif glob.has_magic(path) and not os.path.lexists(path): found = glob.iglob(path, recursive=True)
     else: return [path]
     videos = natural_order(file for file in found if file.lower().endswith(VIDEO_SUFFIXES))
     wanted = [file for file in videos if not is_ours(file)]
     if n := len(videos) - len(wanted): say(f"{source}: {n} left out, written by skysky")
-    if not wanted: raise SkyError(f"{source}: no videos there; they end in {' '.join(VIDEO_SUFFIXES)}")
+    if not wanted: raise SkyError(f"{source}: no videos there; they end in {' '.join(VIDEO_SUFFIXES)}; a "
+                                    "sequence is named by its pictures, 'shot/*.png'")
     return wanted
 
 
@@ -68,59 +76,124 @@ def are_videos(
     return any(map(many, sources)) or len(sources) > 1 and any(s.lower().endswith(VIDEO_SUFFIXES) for s in sources)
 
 
+def _sequence(sources, say):
+    "The pictures of the sequence that `sources` name; None when they are videos."
+    if pattern := next(filter(is_sequence, sources), None):
+        if len(sources) > 1: raise SkyError(f"{pattern}: a job has one sequence, or videos; give it alone")
+        return find_frames(pattern, say)
+    if picture := next((s for s in sources if s.lower().endswith(tuple(image_suffixes())) and os.path.isfile(s)), None):
+        if len(sources) > 1:
+            raise SkyError(f"{picture}: a job knows a sequence by its pattern; write it in quotes, 'shot/*.png'")
+    return None
+
+
 # %% ../nbs/19b_video_jobs.ipynb #vj000008
+class _Known(Known):
+    "What the record says of the frames of a video."
+    resumes = True
+
+    def __init__(self, job, name, stills, of):  # of: sha256 of the video; empty: unknown
+        self.job, self.name, self.stills, self.of = job, name, stills, of
+
+    def _get(self, number): return self.job.known.get(self.job.below(self.stills.picture(number)))
+
+    def row(self, number):
+        known, picture = self._get(number), self.stills.picture(number)
+        if self.job.redo != "changed" or not self.of or not known or "failed" in known: return None
+        there = (known["settings"], known.get("of")) == (self.job.settings, self.of) and unchanged(picture, known)
+        same = there and known["row"].keys() == {*FRAME_COLUMNS} and self.job.outputs_unchanged(
+            known, self.stills.files(number))
+        return known["row"] if same else None
+
+    def wrote(self, number):
+        known = self._get(number)
+        return bool(known and "of" in known and unchanged(self.stills.picture(number), known))
+
+    def add(self, number, row):
+        picture, files = self.stills.picture(number), self.stills.files(number)
+        try: self.job.known.add({"input": self.job.below(picture), **stamp(picture), "settings": self.job.settings,
+                                 "of": self.of, "row": row, "outputs": self.job.stamped(files)})
+        except OSError as e: raise SkyError(f"{picture}: gone before it was done ({e.strerror}); do it again") from e
+
+
 class VideoJob:
     "The sky of many videos, whatever happens to one of them; a context manager."
     def __init__(self,
-                 sources: Iterable[str],  # see `find_videos`
+                 sources: Iterable[str],  # see `find_videos`; or the pattern of a sequence, see `find_frames`
                  out: str | os.PathLike | None = None,  # of one video its file; else a folder, see `default_output`
-                 save: str | None = "overlay",  # a key of `skysky.frames.VIDEO_OUTPUTS`; None: tables alone
+                 save: str | None = "overlay",  # a key of `VIDEO_OUTPUTS`, "frames"; None: tables alone
                  smooth: float = SMOOTHING,  # smoothing in time, see `TemporalFilter`; 0 is off
                  tables: str | os.PathLike | None = None,  # of one video its CSV file; else a folder for them
                  redo: str = "all",  # "all"; or "changed": what an earlier run has settled is not done again
                  retry: bool = False,  # with "changed": also the videos that could not be read
                  overwrite: bool = False,  # permit to replace files that skysky did not write; never a video
                  say: Callable[[str], object] = lambda line: None,  # gets a line about what is left out
+                 cut: Cut = Cut(),  # noqa: B008, it is immutable; how frames become pictures
+                 rate: float = SEQUENCE_RATE,  # of a sequence: frames a second
     ):
         "Find the videos and plan their outputs. Raises `SkyError` when something would be lost; nothing is written."
         sources = list(map(os.fspath, sources))
         self.save, self.smooth, self.redo, self.retry, self.overwrite = save, smooth, redo, retry, overwrite
-        self.counts, self.failures, self.stopped = Counter(), Counter(), ""
-        self.base, self.names = find_videos(sources, say)
-        first = os.path.abspath(os.path.expanduser(sources[0]))
-        self.alone = len(sources) == 1 and first == os.path.join(self.base, self.names[0])
-        self.stems, self.suffix = distinct_stems(self.names), ".webm" if save in ALPHA_OUTPUTS else ".mp4"
+        self.counts, self.failures, self.stopped, self.settings = Counter(), Counter(), "", None
+        self.cut, self.rate = cut if save == "frames" else None, Fraction(rate).limit_denominator(1001)
+        self.suffix = ".webm" if save in ALPHA_OUTPUTS else ".mp4"
         self.out, self.tables = (path and Path(os.path.abspath(os.path.expanduser(path))) for path in (out, tables))
-        if self.alone: self.folder = ((save and self.out or self.tables) or self.base/"x").parent
-        else: self.folder = self.out or default_output(self.base, "skysky")
+        self._find(sources, say)
         files = [file for name in self.names for file in self.files(name).values()]
         if stream := next(filter(is_stream, files), None):
             raise SkyError(f"{stream}: no file, and a job that can go on has its outputs in files; name one")
-        if save:
+        if save and not self.cut:
             painter(save)  # whether there is such a kind
             video_codec(self.files(self.names[0])[save], save in ALPHA_OUTPUTS)
         self.known = Manifest(self.folder)
         try:
-            check_outputs(filter(os.path.lexists, files), [self.base/name for name in self.names], overwrite)
-            check_places([*files, self.folder/"x"])
+            check_outputs(filter(os.path.lexists, files), self.pictures or [self.base/n for n in self.names], overwrite)
+            new = [file for name in self.names for file in self.stills(name).new(0)] if self.cut else []
+            check_places([*files, *new, self.folder/"x"])
         except SkyError:
             self.known.__exit__()
             raise
+
+    def _find(self, sources, say):
+        "Which videos, and where the record of them is."
+        self.pictures = _sequence(sources, say)
+        if self.pictures:
+            shot, pattern = self.pictures[0].absolute().parent, os.path.abspath(os.path.expanduser(sources[0]))
+            self.base, self.names, self.alone = shot.parent, [os.path.relpath(pattern, shot.parent)], True
+            self.stems = {self.names[0]: shot.name}
+        else:
+            self.base, self.names = find_videos(sources, say)
+            first = os.path.abspath(os.path.expanduser(sources[0]))
+            self.alone = len(sources) == 1 and first == os.path.join(self.base, self.names[0])
+            self.stems = distinct_stems(self.names)
+        if self.alone and self.cut: self.folder = self.stills(self.names[0]).masks
+        elif self.alone: self.folder = ((self.save and self.out or self.tables) or self.base/"x").parent
+        else: self.folder = self.out or default_output(self.base, "skysky")
 
     def __enter__(self): return self
     def __exit__(self, *_): self.known.__exit__()
     def __len__(self): return len(self.names)
 
+    def _stem(self, name): return self.stems.get(name) or os.path.splitext(os.path.basename(name))[0]
+
+    def stills(self,
+               name: str,  # of a video
+    ) -> Stills:
+        "What its frames are called."
+        found, stem, _, kinds, layout, suffix, _ = self.pictures or self.base/name, self._stem(name), *self.cut
+        out = self.out if self.alone else Path(self.folder, os.path.dirname(name), f"{stem}_frames",
+                                               layout_of(layout).pictures)
+        return Stills(found, out, kinds, layout, suffix, stem)
+
     def files(self,
               name: str,  # of a video
     ) -> dict[str, Path]:  # kind -> absolute path
-        "The files to write for a video."
+        "The files to write for a video, beside its frames."
         def place(given, suffix):
             if self.alone and given: return given
-            folder, last = os.path.split(name)
-            stem = self.stems.get(name) or os.path.splitext(last)[0]
-            return Path(self.base if self.alone else given or self.folder, folder, f"{stem}_sky{suffix}")
-        kinds = {self.save: (self.out, self.suffix)} if self.save else {}
+            folder = "" if self.pictures else os.path.dirname(name)
+            return Path(self.base if self.alone else given or self.folder, folder, f"{self._stem(name)}_sky{suffix}")
+        kinds = {self.save: (self.out, self.suffix)} if self.save and not self.cut else {}
         if self.tables or not self.save: kinds["table"] = self.tables, ".csv"
         return {kind: place(*where) for kind, where in kinds.items()}
 
@@ -131,8 +204,10 @@ class VideoJob:
     ) -> Counter:  # number of videos done, skipped, failed; and of those that were broken
         "Do the job."
         seg = segmenter if isinstance(segmenter, Segmenter) else segmenter()
-        self.tell = tell
-        self.settings = self.known.begin(model_settings(seg) | {"video": self.save, "smooth": self.smooth}, len(self))
+        self.tell, values = tell, model_settings(seg) | {"video": self.save, "smooth": self.smooth}
+        if self.cut: values |= self.cut.settings()
+        if self.pictures: values["rate"] = str(self.rate)
+        self.settings = self.known.begin(values, len(self))
         for name in self.names:
             if self.redo == "changed" and self._settled(name): continue
             self._do(name, seg, progress)
@@ -140,53 +215,91 @@ class VideoJob:
         with suppress(SkyError): self.known.end({k: self.counts[k] for k in ("done", "skipped", "failed")})
         return self.counts
 
-    def _below(self, path): return os.path.relpath(path, self.folder).replace(os.sep, "/")
+    def below(self, path: str | os.PathLike) -> str:
+        "What the record calls a file."
+        return os.path.relpath(path, self.folder).replace(os.sep, "/")
+
+    def stamped(self, files: dict[str, Path]) -> dict:
+        "Outputs as the record has them; raises `OSError`."
+        return {kind: {"file": self.below(file), **stamp(file)} for kind, file in files.items()}
+
+    def outputs_unchanged(self, known: dict, files: dict[str, Path]) -> bool:
+        "Whether outputs are as the record has them."
+        pairs = [(file, known.get("outputs", {}).get(kind, {"file": None})) for kind, file in files.items()]
+        return all(output["file"] == self.below(file) and unchanged(file, output) for file, output in pairs)
+
+    def _unchanged(self, name, known):
+        return all_unchanged(self.pictures, known) if self.pictures else unchanged(self.base/name, known)
+
+    def _stamp(self, name):
+        return stamp_all(self.pictures) | {"pictures": len(self.pictures)} if self.pictures else stamp(self.base/name)
 
     def _settled(self, name):
         "Whether an earlier run has settled a video; then that is told."
-        path, files = self.base/name, self.files(name)
-        known = self.known.get(self._below(path)) or {"settings": None}
+        files, known = self.files(name), self.known.get(self.below(self.base/name)) or {"settings": None}
         if "failed" in known:
-            if self.retry or known["failed"] != "video" or not unchanged(path, known): return False
+            if self.retry or known["failed"] != "video" or not self._unchanged(name, known): return False
             self._tell("failed", name, {}, {}, known["failed"], known["why"])
             return True
-        outputs = [(file, known.get("outputs", {}).get(kind, {"file": None})) for kind, file in files.items()]
-        if known["settings"] != self.settings or not unchanged(path, known) or not all(
-            output["file"] == self._below(file) and unchanged(file, output) for file, output in outputs): return False
-        self._tell("skipped", name, files, known["row"])
+        if known["settings"] != self.settings or not self._unchanged(name, known): return False
+        if not self.outputs_unchanged(known, files): return False
+        if self.cut:
+            stills = self.stills(name)
+            frames = _Known(self, name, stills, known.get("sha256"))
+            if sum(bool(frames.row(n)) for n in stills.there()) != known["row"].get("frames"): return False
+        self._tell("skipped", name, self._written(name), known["row"])
         return True
+
+    def _written(self, name):
+        "What is told of the outputs of a video."
+        if not self.cut: return self.files(name)
+        stills = self.stills(name)
+        return {"frames": stills.folder, "masks": stills.masks, **self.files(name)}
 
     def _do(self, name, seg, progress):
         path, files, before = self.base/name, self.files(name), None
         try:
             refuse_picture(str(path))
-            with suppress(OSError): before = os.stat(path)  # else whoever reads it says what is wrong
-            result = segment_video(path, self.save and files[self.save], seg, self.save or "overlay", self.smooth,
-                                   files.get("table"), progress, self.overwrite)
+            with suppress(OSError):  # else whoever reads it says what is wrong
+                if self.pictures or os.path.isfile(path): before = self._stamp(name)
+            result = self._segment(name, seg, progress, before)
         except (SkyError, MemoryError) as e: return self._fail(name, e)
         row = {"frames": result.frames, "seconds": round(result.seconds, 2), "broken": result.broken,
                "left_out": result.left_out}
-        try: self.known.add(self._record(path, before, files, row))
+        try: self.known.add(self._record(name, before, files, row))
         except SkyError as e: return self._fail(name, e)
-        self._tell("done", name, files, row)
+        self._tell("done", name, self._written(name), row)
 
-    def _record(self, path, before, files, row):
-        try: now = stamp(path)
+    def _segment(self, name, seg, progress, before):
+        found, files = self.pictures or self.base/name, self.files(name)
+        if not self.cut:
+            return segment_video(found, self.save and files[self.save], seg, self.save or "overlay", self.smooth,
+                                 files.get("table"), progress, self.overwrite, rate=self.rate)
+        stills, (pick, kinds, layout, suffix, edits) = self.stills(name), self.cut
+        return write_stills(found, stills.folder, seg, pick, kinds, layout, suffix, edits, self.smooth,
+                            files.get("table"), progress, self.overwrite, rate=self.rate, stem=self._stem(name),
+                            known=_Known(self, name, stills, before["sha256"] if before else ""))
+
+    def _record(self, name, before, files, row):
+        path = self.base/name
+        try:
+            now = self._stamp(name)
+            if before != now: now["sha256"] = ""  # written meanwhile
+            return {"input": self.below(path), **now, "settings": self.settings, "row": row,
+                    "outputs": self.stamped(files)}
         except OSError as e: raise SkyError(f"{path}: gone before it was done ({e.strerror}); do it again") from e
-        if (before.st_size, before.st_mtime_ns) != (now["size"], now["mtime"]): now["sha256"] = ""  # written meanwhile
-        outputs = {kind: {"file": self._below(file), **stamp(file)} for kind, file in files.items()}
-        return {"input": self._below(path), **now, "settings": self.settings, "row": row, "outputs": outputs}
 
     def _fail(self, name, error):
         path = self.base/name
-        kind, why = failure_kind(error, path), str(error) or f"{path}: not enough memory"
+        kind = failure_kind(error, self.pictures[0] if self.pictures else path)
+        why = str(error) or f"{path}: not enough memory"
         kind = "video" if kind == "picture" else kind
         with suppress(SkyError):  # a full disk takes no record either
-            try: info = os.stat(path)
-            except OSError: size, mtime = -1, -1
-            else: size, mtime = info.st_size, info.st_mtime_ns
-            self.known.add({"input": self._below(path), "size": size, "mtime": mtime, "settings": self.settings,
-                            "failed": kind, "why": why})
+            now = {"size": -1, "mtime": -1}
+            with suppress(OSError):
+                if self.pictures: now = self._stamp(name)
+                else: now = {"size": (info := os.stat(path)).st_size, "mtime": info.st_mtime_ns}
+            self.known.add({"input": self.below(path), **now, "settings": self.settings, "failed": kind, "why": why})
         if kind == "full disk": self.stopped = "the disk is full: the job stops; make room, and go on with --resume"
         self._tell("failed", name, {}, {}, kind, why)
 

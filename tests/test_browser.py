@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -774,6 +775,63 @@ def test_brush(playwright, lab):
         wait(lambda: page.locator(f"{BRUSH} .skysky-easel").bounding_box()["width"] < 540, 20, "no small page")
         screenshot(page, "brush_small", BRUSH)
     assert len(PairFolder(pairs)) == 1
+
+
+EASEL = """([picture, mask]) => {
+  const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  let receive;
+  const open = { kind: "picture", name: "a", done: false, done_pictures: 0, pictures: 1 };
+  const model = { on: (kind, f) => { if (kind === "msg:custom") receive = f; }, off() {},
+    send: (content) => content.kind === "open" && setTimeout(() => receive(open, [bytes(picture), bytes(mask)])) };
+  const el = document.body.appendChild(document.createElement("div"));
+  module.default.render({ model, el });
+}"""
+
+
+def test_fingers_and_pen_on_the_brush(playwright):
+    "One finger paints, two zoom and leave no paint behind, and a pen paints with the hand resting beside it."
+    with chromium(playwright) as page:
+        module(page, "brush.js")
+        page.add_style_tag(path=ROOT/"skysky"/"static"/"widgets.css")
+        empty = np.zeros((300, 400), np.uint8)
+        files = cv2.imencode(".png", empty + 90)[1], zlib.compress(empty)
+        page.evaluate(EASEL, [base64.b64encode(file).decode() for file in files])
+        wait(lambda: picture_name(page) == "a", 20, "no picture")
+        devtools, box = page.context.new_cdp_session(page), page.locator(f"{BRUSH} .skysky-easel").bounding_box()
+        at = lambda x, y: (box["x"] + x*box["width"], box["y"] + y*box["height"])  # of the easel, 0..1
+        layers = page.locator(f"{BRUSH} .skysky-layers")
+        zoom = lambda: float(re.search(r"scale\(([\d.]+)\)", layers.get_attribute("style"))[1])
+        def touch(kind, *fingers):
+            points = [dict(x=x, y=y, id=i) for i, (x, y) in enumerate(at(*finger) for finger in fingers)]
+            devtools.send("Input.dispatchTouchEvent", dict(type=f"touch{kind}", touchPoints=points))
+        def pen(kind, x, y):
+            x, y = at(x, y)
+            devtools.send("Input.dispatchMouseEvent", dict(type=f"mouse{kind}", x=x, y=y, button="left", buttons=1,
+                                                           clickCount=1, pointerType="pen"))
+        touch("Start", (.2, .3))
+        for x in (.3, .4, .5): touch("Move", (x, .3))
+        touch("End")
+        painted = brushed(page)
+        assert (painted[90, 90:190] == 255).all() and not painted[200:].any()
+        whole = zoom()
+        for fills in (False, True):
+            if fills: page.locator(BRUSH).get_by_role("button", name="Fill to edges").click()
+            page.locator(BRUSH).get_by_role("button", name="Whole picture").click()
+            touch("Start", (.45, .7))
+            touch("Start", (.45, .7), (.55, .7))
+            touch("Move", (.35, .7), (.65, .7))
+            touch("End")
+            assert zoom() == pytest.approx(3*whole, rel=.05) and (brushed(page) == painted).all()
+        page.locator(BRUSH).get_by_role("button", name="Fill to edges").click()
+        page.locator(BRUSH).get_by_role("button", name="Whole picture").click()
+        pen("Pressed", .2, .6)
+        pen("Moved", .4, .6)
+        touch("Start", (.8, .9))  # the hand
+        pen("Moved", .6, .6)
+        pen("Released", .6, .6)
+        touch("End")
+        drawn = brushed(page)
+        assert (drawn[180, 80:240] == 255).all() and (drawn[:120] == painted[:120]).all() and not drawn[240:].any()
 
 
 def test_pure_functions_of_the_brush(playwright):

@@ -5,8 +5,8 @@ import os
 import random
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 import pytest
@@ -51,6 +51,47 @@ def test_same_bytes_and_resume(tmp_path):
     assert len(paths(tmp_path/"many")) == 7 and not (tmp_path/"many/.skysky-names").exists()
 
 
+def test_store_to_store_and_resume(tmp_path, monkeypatch):
+    "From and to S3, spoken with a server; a mask that somebody deletes is made again."
+    s3fs, moto = pytest.importorskip("s3fs"), pytest.importorskip("moto.server")
+    pictures(tmp_path/"in", 6)
+    mask_folder(tmp_path/"in", tmp_path/"one", Segmenter(size=SIZE))
+    server = moto.ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    try:
+        for key, value in {"ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret", "DEFAULT_REGION": "us-east-1",
+                           "ENDPOINT_URL": "http://{}:{}".format(*server.get_host_and_port())}.items():
+            monkeypatch.setenv(f"AWS_{key}", value)
+        store = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True)
+        store.mkdir("archive")
+        store.put(f"{tmp_path}/in/", "archive/photos/", recursive=True)
+        def run(*more):
+            command = [*SKYSKY, "cluster", "mask", "s3://archive/photos", "-o", "s3://archive/masks", "--size", "64"]
+            return subprocess.run([*command, *more], capture_output=True, text=True)
+        def there(): return {p[len("archive/masks/"):]: store.cat(p) for p in store.find("archive/masks")
+                             if p.endswith(".png")}
+        first = run()
+        assert first.returncode == 1 and "bad.jpg: not a picture" in first.stderr and "6 done" in first.stdout, first
+        assert there() == masks(tmp_path/"one")
+        store.rm(f"archive/masks/{sorted(there())[3]}")
+        assert len(there()) == 5
+        again = run("--resume")
+        assert again.returncode == 0 and "1 done" in again.stdout and "6 already there" in again.stdout, again
+        assert there() == masks(tmp_path/"one")
+        assert not store.find("archive/masks/.skysky-names")
+    finally: server.stop()
+
+
+def test_ray_reports_to_nobody(monkeypatch):
+    from skysky.cluster import archive
+    usage_lib, asked = pytest.importorskip("ray._common.usage.usage_lib"), []
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "")  # so that it is as before afterwards
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED")
+    assert usage_lib.usage_stats_enabled()  # what Ray does by itself
+    monkeypatch.setattr(archive.ray, "init", lambda *_, **__: asked.append(usage_lib.usage_stats_enabled()))
+    with archive.connected(): assert asked == [False]
+
+
 def test_names_are_streamed(tmp_path):
     "100,000 names in 100 folders: what is held does not grow with them."
     code = ("import sys, tracemalloc; from skysky.cluster.places import list_pictures, open_place\n"
@@ -82,25 +123,24 @@ def test_a_node_is_killed_five_times(tmp_path):
     mask_folder(tmp_path/"in", tmp_path/"one", seg)
     alone = time.perf_counter() - start
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    nodes, over = [cluster.add_node(num_cpus=1)], threading.Event()
+    nodes = [cluster.add_node(num_cpus=1)]
     ray.init(address=cluster.address, log_to_driver=False)
-    def kill():
-        for _ in range(5):
-            if over.wait(random.uniform(5, 15)): return
-            cluster.remove_node(nodes.pop(), allow_graceful=False)
-            killed.append(time.perf_counter())
-            nodes.append(cluster.add_node(num_cpus=1))
     try:
-        for name, killer in (("many", None), ("killed", threading.Thread(target=kill))):
-            killed, start = [], time.perf_counter()
-            if killer: killer.start()
-            counts = mask_archive(tmp_path/"in", tmp_path/name, {"size": SIZE})
-            print(f"{name}: {MANY/(time.perf_counter() - start):.1f} a second, {len(killed)} nodes lost; "
+        for name, kills in (("many", 0), ("killed", 5)):
+            lost, start = 0, time.perf_counter()
+            with ThreadPoolExecutor(1) as pool:  # Ray starts nodes in the main thread alone
+                job = pool.submit(mask_archive, tmp_path/"in", tmp_path/name, {"size": SIZE})
+                while lost < kills and not wait([job], random.uniform(5, 15)).done:
+                    cluster.remove_node(nodes.pop(), allow_graceful=False)
+                    nodes.append(cluster.add_node(num_cpus=1))
+                    lost += 1
+                counts = job.result()
+            print(f"{name}: {MANY/(time.perf_counter() - start):.1f} a second, {lost} nodes lost; "
                   f"one machine: {MANY/alone:.1f}")
+            assert lost == kills
             assert (counts["done"], counts["failed"], counts["lost"]) == (MANY, 1, 0)
             assert masks(tmp_path/name) == masks(tmp_path/"one")
             assert len(set(paths(tmp_path/name))) == len(paths(tmp_path/name)) == MANY + 1
     finally:
-        over.set()
         ray.shutdown()
         cluster.shutdown()

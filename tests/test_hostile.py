@@ -542,6 +542,62 @@ LISTS = {
 
 
 @pytest.mark.parametrize("name", LISTS)
+def test_a_bad_list_of_videos(tmp_path, monkeypatch, model, name):
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path/"list", LISTS[name].replace(b".png", b".mp4") if isinstance(LISTS[name], bytes) else LISTS[name])
+    start = time.monotonic()
+    result = CliRunner().invoke(main, ["video", "@list", "-o", "out", "--model", str(model)], prog_name="skysky")
+    assert result.exit_code == 1 and (not result.exception or isinstance(result.exception, SystemExit))
+    assert result.stderr and all(text.isprintable() for text in result.stderr.splitlines())
+    assert not [f for f in files(tmp_path) if f.startswith("out/") and not f.endswith(MANIFEST)]
+    assert time.monotonic() - start < SECONDS
+
+
+def named(name): return b'{"frames": [{"file_path": ' + name + b"}]}"
+
+
+PROJECTS = {  # transforms.json
+    "empty": b"", "noise": noise(400), "a list": b"[]", "a number": b"7", "no frames": b"{}",
+    "null": b'{"frames": null}',
+    "frames of text": b'{"frames": "x"}', "a frame that is a list": b'{"frames": [[]]}', "no name": b'{"frames": [{}]}',
+    "a zero": named(b'"\\u0000"'), "half a character": named(b'"\\ud800"'), "a number for a name": named(b"5"),
+    "a list for a name": named(b'["images/x.png"]'), "another picture": named(b'"/etc/passwd"'),
+    "escapes": named(b'"\\u001b[2J"'), "a name of 1 MB": named(b'"' + b"x"*1_000_000 + b'"'), "deep": b"["*200_000,
+    "utf16": '{"frames": []}'.encode("utf-16"), "9,999 digits": b'{"frames": ' + b"9"*9999 + b"}",
+}
+
+
+@pytest.mark.parametrize("name", PROJECTS)
+def test_a_bad_transforms_json_is_refused_in_a_line(tmp_path, model, name):
+    photo(tmp_path/"images/x.png")
+    (tmp_path/"transforms.json").write_bytes(PROJECTS[name])
+    refused(tmp_path, "mask", tmp_path/"images", "--layout", "nerfstudio", "--model", model)
+    assert files(tmp_path) == ["images/x.png", "transforms.json"]
+
+
+COMBINED = {  # the mask of x.png in the folder of --combine
+    **{what: data for what, data in OTHERS.items() if isinstance(data, bytes)}, "empty": b"", "noise": noise(400),
+    "cut off": WHOLE["png"][:60], "of another size": stored("PNG", "L", IMG[:9]), "a bomb": png(60_000, 60_000),
+    "of one pixel": stored("PNG", "L", IMG[:1, :1]), "a fifo": os.mkfifo,
+    "a loop": link("x_mask.png"), "zero": link("/dev/zero"), "dangling": link("nowhere"), "a socket": listen,
+}
+
+
+@pytest.mark.parametrize("name", COMBINED)
+def test_a_bad_mask_to_combine_costs_its_picture(tmp_path, model, name):
+    photo(tmp_path/"in/x.png")
+    (tmp_path/"others").mkdir()
+    put(tmp_path/"others/x_mask.png", COMBINED[name])
+    start = time.monotonic()
+    args = ["mask", tmp_path/"in", "--combine", tmp_path/"others", "-o", tmp_path/"out", "--model", model]
+    result = CliRunner().invoke(main, list(map(str, args)), prog_name="skysky")
+    assert not result.exception or isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == 1 and time.monotonic() - start < SECONDS
+    assert result.stderr and all(line.isprintable() for line in result.stderr.splitlines())
+    assert not [f for f in files(tmp_path) if f.startswith("out/") and not f.endswith(MANIFEST)]
+
+
+@pytest.mark.parametrize("name", LISTS)
 def test_a_bad_list(tmp_path, monkeypatch, model, name):
     monkeypatch.chdir(tmp_path)
     put(tmp_path/"list", LISTS[name])
@@ -648,7 +704,7 @@ def test_there_are_many():
     counts = {"pictures": len(PICTURES), "awkward pictures": len(AWKWARD), "models": len(MODELS), "cards": len(CARDS),
               "configs": len(CONFIGS),
               "lists": len(LISTS), "tables": len(TABLES), "records": len(RECORDS), "addresses": len(ADDRESSES),
-              "limits": 24,
+              "limits": 24, "lists of videos": len(LISTS), "projects": len(PROJECTS), "masks to combine": len(COMBINED),
               "arguments": len(ARGUMENTS)}
     print(", ".join(f"{n} {what}" for what, n in counts.items()), "and 50 videos")
-    assert sum(counts.values()) > 350
+    assert sum(counts.values()) > 400

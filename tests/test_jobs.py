@@ -95,7 +95,8 @@ def test_a_job_that_is_killed_again_and_again_goes_on_where_it_was(tmp_path, mod
 
 
 def test_a_job_of_videos_that_is_killed_goes_on_at_the_video_where_it_was(tmp_path, model):
-    for i in range(5): film(tmp_path/f"in/{i%2}/{i}.mp4", 12, size=(160, 90 + 2*i))
+    n = KILLS + 2
+    for i in range(n): film(tmp_path/f"in/{i%2}/{i}.mp4", 12, size=(160, 90 + 2*i))
     args = ("video", tmp_path/"in", "--smooth", 0, "--model", model, "-q")
     whole, out = (("-o", tmp_path/name, "--csv", tmp_path/name) for name in ("whole", "out"))
     run = skysky(*args, *whole)
@@ -114,11 +115,106 @@ def test_a_job_of_videos_that_is_killed_goes_on_at_the_video_where_it_was(tmp_pa
     print(f"killed {killed} times, which left {parts} parts of files")
     assert (run.returncode, run.stderr) == (0, "") and killed
     def same(folder): return {name: data for name, data in content(folder).items() if name.endswith(".mp4")}
-    assert len(same(tmp_path/"out")) == 5 and same(tmp_path/"out") == same(tmp_path/"whole")
+    assert len(same(tmp_path/"out")) == n and same(tmp_path/"out") == same(tmp_path/"whole")
     assert files(tmp_path/"out") == files(tmp_path/"whole"), "tables, too, and no parts"
     done = Counter(record["input"] for record in records(tmp_path/"out"))
-    assert len(done) == 5 and set(done.values()) == {1}, "none is missing, none done twice"
-    assert skysky("status", tmp_path/"out").stdout == "5 done, 0 failed, 0 stale\n"
+    assert len(done) == n and set(done.values()) == {1}, "none is missing, none done twice"
+    assert skysky("status", tmp_path/"out").stdout == f"{n} done, 0 failed, 0 stale\n"
+
+
+def test_frames_that_are_killed_again_and_again_go_on_where_they_were(tmp_path, model):
+    for i in range(3): film(tmp_path/f"in/{i % 2}/{i}.mp4", 30, size=(160, 90 + 2*i))
+    args = ("video", tmp_path/"in", "--save", "frames,mask,prob", "--every", 2, "--model", model, "-q")
+    assert skysky(*args, "-o", tmp_path/"whole").returncode == 0
+    rng, killed, parts, out = random.Random(2), 0, 0, tmp_path/"out"
+    for _ in range(KILLS):
+        process, before = popen(*args, "-o", out, "--resume"), len(records(out)) if (out/MANIFEST).exists() else 0
+        want = before + rng.randint(1, max(1, 40//KILLS))
+        while process.poll() is None and (not (out/MANIFEST).exists() or len(records(out)) < want): time.sleep(.002)
+        time.sleep(rng.random()*.02)
+        process.kill()
+        killed += process.wait() == -signal.SIGKILL
+        process.communicate()
+        parts += len(list(out.rglob(".skysky-*.part")))
+    run = skysky(*args, "-o", out, "--resume")
+    print(f"killed {killed} times, which left {parts} parts of files")
+    assert (run.returncode, run.stderr) == (0, "") and killed > KILLS/2
+    assert len(content(out)) == 3*15*3 and content(out) == content(tmp_path/"whole"), "every file, of the same bytes"
+    done = Counter(record["input"] for record in records(out))
+    assert len(done) == 3*15 + 3 and set(done.values()) == {1}, "none is missing, none done twice"
+    assert skysky("status", out).stdout == "48 done, 0 failed, 0 stale\n"
+
+
+def test_a_sequence_goes_on_where_it_was(tmp_path, model):
+    for i in range(24): small(tmp_path/f"shot/{i:04}.png", .2 + i/60)
+    args = ("video", "shot/%04d.png", "--save", "frames", "--layout", "colmap", "--model", model, "--csv")
+    run = skysky(*args, "whole.csv", cwd=tmp_path)
+    assert run.returncode == 0, run
+    want = content(tmp_path/"masks")
+    for name in want: (tmp_path/"masks"/name).unlink()
+    process = popen(*args, "t.csv", "--resume", cwd=tmp_path)
+    record = tmp_path/"masks"/MANIFEST
+    while process.poll() is None and (not record.exists() or len(records(record.parent)) < 5): time.sleep(.002)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL and not (tmp_path/"t.csv").exists()
+    def go_on(pattern="shot/%04d.png"):
+        run = skysky("video", pattern, *args[2:], "t.csv", "--resume", "--json", cwd=tmp_path)
+        assert run.returncode == 0, run
+        first, last = map(json.loads, run.stdout.splitlines())
+        assert (first["frames"], last["failed"]) == (24, 0)
+        return first["state"]
+    assert (go_on(), go_on()) == ("done", "skipped")
+    assert content(tmp_path/"masks") == want
+    done = Counter(record["input"] for record in records(tmp_path/"masks"))
+    assert len(done) == 25 and set(done.values()) == {1}
+    def rows(name): return [line.split(",")[:6] for line in (tmp_path/name).read_text().splitlines()]
+    assert rows("t.csv") == rows("whole.csv"), "of frames that were there before the kill, too"
+    small(tmp_path/"shot/0007.png", .7)
+    assert go_on() == "done", "what is smoothed in time depends on all pictures"
+    run = skysky("video", *sorted((tmp_path/"shot").iterdir()), "--resume", cwd=tmp_path)
+    assert run.returncode == 1 and "'shot/*.png'" in run.stderr and run.stderr.count("\n") == 1
+    run = skysky("video", "shot/*", "--resume", cwd=tmp_path)
+    assert run.returncode == 1 and "'shot/*.png'" in run.stderr and run.stderr.count("\n") == 1
+
+
+def test_frames_of_the_users_are_not_replaced(tmp_path, model):
+    film(tmp_path/"a.mp4", 3)
+    (tmp_path/"a_frames").mkdir()
+    small(tmp_path/"a_frames/a_000001.jpg")
+    mine = (tmp_path/"a_frames/a_000001.jpg").read_bytes()
+    args = ("video", "a.mp4", "--save", "frames", "--model", model, "--resume")
+    run = skysky(*args, cwd=tmp_path)
+    assert run.returncode == 1 and "not written by skysky" in run.stderr and run.stderr.count("\n") == 1, run
+    assert (tmp_path/"a_frames/a_000001.jpg").read_bytes() == mine
+    (tmp_path/"a_frames/a_000001.jpg").unlink()
+    assert skysky(*args, cwd=tmp_path).returncode == 0
+    (tmp_path/"a_frames_sky"/MANIFEST).unlink()
+    assert skysky(*args, cwd=tmp_path).returncode == 0, "the same bytes need no leave"
+    film(tmp_path/"a.mp4", 4, size=(192, 90))
+    assert skysky(*args, cwd=tmp_path).returncode == 0
+    assert skysky("status", "a_frames_sky", cwd=tmp_path).stdout == "5 done, 0 failed, 0 stale\n"
+
+
+def test_videos_for_programs_and_for_a_log(tmp_path, model):
+    film(tmp_path/"in/a.mp4", 3)
+    (tmp_path/"in/b.mp4").write_bytes(b"no video")
+    for i in range(3): small(tmp_path/f"shot/{i}.png")
+    def run(*args, status=0):
+        run = skysky("video", *args, "--json", "--log", "run.log", "--model", model, cwd=tmp_path)
+        assert run.returncode == status, run
+        *each, last = map(json.loads, run.stdout.splitlines())
+        assert last["done"] + last["skipped"] + last["failed"] == len(each)
+        assert all("path" in line for line in each) and all(map(os.path.exists, each[0].get("outputs", {}).values()))
+        return [line["state"] for line in each]
+    assert run("in", status=1) == ["done", "failed"]
+    assert run("in", "--resume", status=1) == ["skipped", "failed"]
+    assert run("in/a.mp4") == ["done"] and run("in/b.mp4", status=1) == ["failed"]
+    assert run("in/a.mp4", "--save", "frames") == ["done"] and run("shot/*.png") == ["done"]
+    assert run("shot/*.png", "--save", "frames", "--resume") == ["done"]
+    assert (tmp_path/"run.log").read_text().count("b.mp4: ") == 3
+    run = skysky("video", "in/a.mp4", "--json", "--csv", "/dev/stdout", "--csv-only", "--model", model, cwd=tmp_path)
+    assert run.returncode == 1 and run.stdout == "" and "table or JSON" in run.stderr
 
 
 def test_videos_that_fail_or_break_off(tmp_path, model):

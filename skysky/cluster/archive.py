@@ -20,7 +20,7 @@ from ray.util import metrics
 
 from .places import list_pictures, open_place
 from .record import SCHEMA, Done, Record, write_names
-from .workers import Order, Worker
+from .workers import Order, Outputs, Worker
 from ..core import SkyError
 from ..jobs import job_settings
 from ..kept import digest
@@ -54,7 +54,7 @@ def connected(
         yield
         return
     try: ray.init(address or "local", log_to_driver=False, logging_level="error", include_dashboard=None)
-    except (ConnectionError, ValueError, RuntimeError) as e:
+    except Exception as e:  # Ray raises just that where a machine is too busy to start
         raise SkyError(f"no Ray cluster at {address or 'this machine'} ({' '.join(str(e).split())[:200]})") from e
     try: yield
     finally: ray.shutdown()
@@ -72,7 +72,7 @@ def mask_archive(
     cpus: int = 1,  # cores of a worker
     gpus: float = 0,  # GPUs of a worker; .25: four share one
     batch: int | None = None,  # see `Segmenter.each`
-    resume: bool = False,  # go on: what the table has settled is not done again
+    resume: bool = False,  # go on: what the table has settled and whose outputs are there is not done again
     retry: bool = False,  # with resume: also the pictures that could not be read
     overwrite: bool = False,  # permit to write into a folder that holds other things
     say: Callable[[str], object] = lambda line: None,  # gets a line about what is left out
@@ -88,7 +88,7 @@ def mask_archive(
     counts, names = Counter(), ".skysky-names"
     with ExitStack() as stack:
         record = stack.enter_context(Record(out))
-        done = stack.enter_context(Done(record, settings, retry)) if resume else ()
+        done = stack.enter_context(Done(record, settings, retry, Outputs(order))) if resume else ()
 
         def todo():
             for picture in list_pictures(source, say):
@@ -125,17 +125,23 @@ def _remove(place, folder):
     with suppress(FileNotFoundError): place.fs.rm(place.at(folder), recursive=True)
 
 
+def _same(names): return names
+
+
 def _rows(order, out, names, workers, cpus, gpus):
     "The rows of all pictures, block by block, as they come from the cluster."
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars, context.max_errored_blocks = False, -1
+    context.use_datasource_v2 = False  # its actors look at files, and are not replaced when their machine is lost
     if not workers:
         there = ray.cluster_resources()
         workers = max(1, int(there.get("GPU", 0)/gpus if gpus else there.get("CPU", 1)/cpus))
     with ray.data.DataContext.current(context):
         found = ray.data.read_parquet(out.at(names), filesystem=None if out.local else out.fs,
                                       ray_remote_args={"num_cpus": 0})
-        rows = found.repartition(target_num_rows_per_block=BLOCK).map_batches(
+        blocks = found.map_batches(_same, batch_size=None, batch_format="pyarrow", num_cpus=0).repartition(
+            target_num_rows_per_block=BLOCK)
+        rows = blocks.map_batches(
             _Actor, fn_constructor_args=(order,), batch_size=BLOCK, batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers), num_cpus=cpus, num_gpus=gpus,
             max_restarts=-1, max_task_retries=RETRIES)

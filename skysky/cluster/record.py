@@ -10,7 +10,7 @@ import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from io import BytesIO
 
@@ -97,21 +97,25 @@ class Done:
                  record: Iterable[pa.RecordBatch],  # rows, the oldest first
                  settings: str,  # hash of the model and all settings
                  retry: bool = False,  # whether damaged pictures are tried again
+                 there: Callable[[Listed], bool] = lambda picture: True,  # whether what was written still is
     ):
+        self.there = there
         self.folder = tempfile.TemporaryDirectory(prefix="skysky-")
         self.db = sqlite3.connect(os.path.join(self.folder.name, "done"), isolation_level=None)
         self.db.executescript("pragma journal_mode=off; pragma synchronous=off; create table done "
-                              "(path text primary key, size int, stamp text, settled int) without rowid; begin")
+                              "(path text primary key, size int, stamp text, settled int, failed text) "
+                              "without rowid; begin")
         for batch in record:
             columns = (batch[k].to_pylist() for k in ("path", "size", "stamp", "failed", "settings"))
-            self.db.executemany("insert or replace into done values (?, ?, ?, ?)", (
-                (path, size, stamp, made == settings and (not failed or failed == "picture" and not retry))
+            self.db.executemany("insert or replace into done values (?, ?, ?, ?, ?)", (
+                (path, size, stamp, made == settings and (not failed or failed == "picture" and not retry), failed)
                 for path, size, stamp, failed, made in zip(*columns, strict=True)))
 
     def __contains__(self, picture: Listed) -> bool:
         key = picture.name, picture.size, picture.stamp
-        return bool(self.db.execute("select 1 from done where path=? and size=? and stamp=? and settled",
-                                    key).fetchone())
+        row = self.db.execute("select failed from done where path=? and size=? and stamp=? and settled",
+                              key).fetchone()
+        return bool(row) and (bool(row[0]) or self.there(picture))
 
     def __enter__(self): return self
 

@@ -6,26 +6,29 @@
 __all__ = ['video', 'camera']
 
 # %% ../../nbs/commands/03_motion.ipynb #cm000022
+import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import click
 from click.core import ParameterSource
 
-from .console import echo, near
+from .console import Report, near
 from .options import mask_options, model_options, open_segmenter, read_mask_options
 from ..defaults import SEQUENCE_RATE, SMOOTHING, VIDEO_SIZE
 
 
 # %% ../../nbs/commands/03_motion.ipynb #0000001d
-def _files(out: str | None, table: str | None, quiet: bool) -> tuple:
-    "Video and table as paths, those of them that are no streams, and a function that prints: not among a table's rows."
+def _files(out: str | None, table: str | None) -> tuple:
+    "Video and table as paths, those of them that are no streams, and whether standard output takes the table's rows."
     from skysky.core import SkyError, is_stream, standard_stream
     out, table = (path and Path(path).expanduser() for path in (out, table))
     if table and table.suffix.lower() == ".parquet": raise SkyError(f"{table}: a row a frame goes to a CSV file")
     files = [path for path in (out, table) if path and not (path is table and is_stream(path))]
-    return out, table, files, lambda line: quiet or echo(line, err=table and standard_stream(table) == 1)
+    taken = bool(table) and standard_stream(table) == 1
+    return out, table, files, taken
 
 
 def _counter(quiet: bool):
@@ -45,6 +48,9 @@ _FOR_FRAMES = ("every", "sharpest", "suffix", "layout", "name", "keep", "grow", 
                "light")  # parameters of the command
 
 
+_NO_RATE = "--rate is for sequences of pictures; a video has its own"
+
+
 def _refuse_for_video(ctx, kinds):
     "Refuse options that would have no effect."
     given = [p for p in ctx.command.params if ctx.get_parameter_source(p.name) is ParameterSource.COMMANDLINE]
@@ -55,7 +61,7 @@ def _refuse_for_video(ctx, kinds):
 
 
 def _write_video(found, out, seg, save, table, csv_only, **options):
-    "Write a video or a table; what is written, and the `VideoResult`."
+    "Write a video or a table; kind -> file that is written, and the `VideoResult`."
     from skysky.core import check_outputs, is_stream
     from skysky.frames import ALPHA_OUTPUTS
     from skysky.jobs import check_places
@@ -69,40 +75,91 @@ def _write_video(found, out, seg, save, table, csv_only, **options):
     check_outputs(files, [found] if one is found else found, options["overwrite"])  # before a model is fetched
     check_places(files)
     if out: video_codec(out, save in ALPHA_OUTPUTS)
-    return ", ".join(str(f) for f in (out, table) if f), segment_video(found, out, seg(), save, table=table, **options)
+    written = {save: out, "table": table}
+    return {kind: f for kind, f in written.items() if f}, segment_video(found, out, seg(), save, table=table, **options)
 
 
-def _write_frames(found, out, seg, kinds, layout, pick, suffix, **options):
-    "Write frames and their masks; what is written, and the `VideoResult`."
+def _write_frames(found, out, seg, cut, **options):
+    "Write frames and their masks; kind -> folder or file that is written, and the `VideoResult`."
     from skysky.jobs import check_places
-    from skysky.stills import Stills, parse_pick, write_stills
+    from skysky.stills import Stills, write_stills
+    pick, kinds, layout, suffix, edits = cut
     stills = Stills(found, out, kinds, layout, suffix)
     check_places(stills.new(0))
-    result = write_stills(found, out, seg, parse_pick(*pick), kinds, layout, suffix, **options)
-    return f"{near(stills.folder)}, {near(stills.masks)}", result
+    result = write_stills(found, out, seg, pick, kinds, layout, suffix, edits, **options)
+    return {"frames": stills.folder, "masks": stills.masks}, result
 
 # %% ../../nbs/commands/03_motion.ipynb #vjmotio2
 _PARTIAL = 3  # exit status of a run whose source was damaged or cut off
 
-def _write_videos(job, seg, say, progress):
+
+class _Report(Report):
+    "What is said about videos."
+    def clear(self):
+        if sys.stderr.isatty(): click.echo("\r\033[K", nl=False, err=True)  # where the frames were counted
+
+    def tell(self, outcome, seen: int, total: int):
+        "Say what has become of a video."
+        self.facts(outcome.facts())
+        row = outcome.row
+        for line in filter(None, (outcome.why, *row.get("left_out", ()), row.get("broken"))):
+            self.complain(line if total == 1 or outcome.path in line else f"{outcome.path}: {line}")
+        if outcome.state != "done" or total == 1: return
+        self.clear()
+        rate = row["frames"]/max(row["seconds"], .01)
+        self.say(f"[{seen}/{total}] {outcome.name}  {row['frames']} frames, {rate:.1f} a second")
+
+    def end(self, counts, failures, folder):
+        "The last line for programs."
+        facts = {k: counts[k] for k in ("done", "skipped", "failed", "broken")} | {"kinds": failures}
+        self.facts(facts | {"seconds": round(time.perf_counter() - self.start, 1), "outputs": str(folder)})
+
+
+def _write_videos(job, seg, report, progress):
     "Do a `VideoJob`, and say what becomes of each video; the exit status."
-    start, seen = time.perf_counter(), 0
+    seen = 0
     def tell(outcome):
         nonlocal seen
-        seen, row = seen + 1, outcome.row
-        if sys.stderr.isatty(): click.echo("\r\033[K", nl=False, err=True)  # where the frames were counted
-        for line in filter(None, (outcome.why, *row.get("left_out", ()), row.get("broken"))):
-            echo(f"skysky: {line if outcome.path in line else f'{outcome.path}: {line}'}", err=True)
-        if outcome.state != "done": return
-        rate = row["frames"]/max(row["seconds"], .01)
-        say(f"[{seen}/{len(job)}] {outcome.name}  {row['frames']} frames, {rate:.1f} a second")
+        seen += 1
+        report.tell(outcome, seen, len(job))
     with job: counts = job.run(seg, tell, progress)
-    if job.stopped: echo(f"skysky: {job.stopped}", err=True)
+    if job.stopped: report.complain(job.stopped)
     kinds = ", ".join(f"{n} {kind}" for kind, n in job.failures.most_common())
     notes = {"already there": counts["skipped"], "failed": counts["failed"]}
     notes = "".join(f", {n} {what}" for what, n in notes.items() if n) + (f" ({kinds})" if kinds else "")
-    say(f"{counts['done']} of {seen} done in {time.perf_counter() - start:.1f} s{notes}; outputs in {near(job.folder)}")
+    report.end(counts, job.failures, job.folder)
+    seconds = time.perf_counter() - report.start
+    if not report.as_json:
+        report.say(f"{counts['done']} of {seen} done in {seconds:.1f} s{notes}; outputs in {near(job.folder)}")
     return 1 if counts["failed"] else _PARTIAL if counts["broken"] else 0
+
+
+def _write_one(sources, found, write, report):
+    "Do a video or a sequence, of which no record is kept; the exit status."
+    from skysky.core import SkyError
+    from skysky.jobs import Outcome, failure_kind
+    path = os.path.abspath(found if isinstance(found, Path) else found[0].parent)
+    name = sources[0] if len(sources) == 1 else path
+    try: files, result = write()
+    except SkyError as e:
+        if not report.as_json and not report.log: raise
+        kind = failure_kind(e, path)
+        kind = "video" if kind == "picture" else kind
+        report.tell(Outcome(path, name, "failed", {}, {}, kind, str(e)), 1, 1)
+        report.end({"done": 0, "skipped": 0, "failed": 1, "broken": 0}, {kind: 1}, path)
+        return 1
+    frames, seconds, broken, left_out = result
+    row = {"frames": frames, "seconds": round(seconds, 2), "broken": broken, "left_out": left_out}
+    if not report.quiet and sys.stderr.isatty(): click.echo(err=True)
+    whole = {kind: os.path.abspath(file) for kind, file in files.items()}
+    report.tell(Outcome(path, name, "done", whole, row), 1, 1)
+    folder = files["masks"] if "masks" in files else next(iter(files.values())).parent
+    report.end({"done": 1, "skipped": 0, "failed": 0, "broken": int(bool(broken))}, {}, os.path.abspath(folder))
+    if not report.as_json:
+        where = ", ".join(near(f) if f.is_dir() else str(f) for f in files.values())
+        report.say(f"{frames} frames in {seconds:.1f} s, {frames/seconds:.1f} a second; {where}")
+    return _PARTIAL if broken else 0
+
 
 # %% ../../nbs/commands/03_motion.ipynb #0000001e
 @click.command(short_help="Find the sky in every frame of a video.")
@@ -135,15 +192,18 @@ def _write_videos(job, seg, say, progress):
 @click.option("--resume", is_flag=True,
               help="Go on with an earlier run over several videos, however it ended: do those that are missing, and "
                    "those that have changed since, be it the video, the outputs, the settings or the model. Of one "
-                   "video, keep such a record, too.")
+                   "video or sequence, keep such a record, too; of frames, those that are there are not written anew.")
 @click.option("--retry", is_flag=True, help="As --resume, and try those again that could not be read.")
+@click.option("--json", "as_json", is_flag=True,
+              help="For programs: on standard output a JSON object a video, and at last one of the whole run.")
+@click.option("--log", metavar="FILE", help="Append all lines, with their time, to a file.")
 @click.option("--overwrite", is_flag=True,
               help="Replace files that skysky did not write; the pictures themselves are never replaced.")
 @model_options
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.pass_context
-def video(ctx, sources, out, save, every, sharpest, suffix, rate, smooth, table, csv_only, resume, retry, overwrite,
-          quiet, **options):
+def video(ctx, sources, out, save, every, sharpest, suffix, rate, smooth, table, csv_only, resume, retry, as_json,
+          log, overwrite, quiet, **options):
     """Find the sky in every frame of a video; sound, time stamps and metadata are kept.
 
     VIDEO is any file that FFmpeg reads; or a sequence of pictures, in quotes 'shot/*.png' or shot/%04d.png, which has
@@ -157,39 +217,47 @@ def video(ctx, sources, out, save, every, sharpest, suffix, rate, smooth, table,
     NAME_sky.mp4 in FOLDER_sky or -o, and with --csv its table in that folder. One that fails is reported, the others
     are done, and the exit status is 1. What is done is kept beside the outputs: `skysky status DIR` shows it.
 
-    Frames are called NAME_000120.jpg, by their number. Their masks are the video's, smoothed in time, and lie where
-    --layout has them. Those of a sequence are copied to -o; without it, the masks of its own pictures are written.
+    Frames are called NAME_000120.jpg, by their number; those of several videos lie in folders called NAME_frames.
+    Their masks are the video's, smoothed in time, and lie where --layout has them. Those of a sequence are copied to
+    -o; without it, the masks of its own pictures are written.
     """
     from skysky.core import SkyError
     from skysky.jobs import refuse_picture
-    from skysky.search import natural_order
-    from skysky.sequence import find_frames
-    from skysky.video import video_segmenter
-    from skysky.video_jobs import VideoJob, are_videos
+    from skysky.stills import Cut, parse_pick
     kinds = [kind.strip() for kind in save.split(",")]
     layout, edits, model = read_mask_options(kinds[1:] or ["mask"], **options)
     _refuse_for_video(ctx, kinds)
     if len(sources) == 1: refuse_picture(sources[0])
-    out, table, _, say = _files(out, table, quiet)
-    segmenter, progress = lambda: video_segmenter(open_segmenter, **model, say=say, quiet=quiet), _counter(quiet)
-    if are_videos(sources) or resume or retry:
-        if kinds[0] == "frames": raise SkyError("--save frames takes one video at a time, and no --resume")
-        job = VideoJob(sources, out, None if csv_only else save, smooth, table,
-                       "changed" if resume or retry else "all", retry, overwrite, say)
-        ctx.exit(_write_videos(job, segmenter, say, progress))
-    found = find_frames(natural_order(sources) if len(sources) > 1 else sources[0],
-                        lambda line: echo(f"skysky: {line}", err=True) if isinstance(line, SkyError) else say(line))
-    if rate and isinstance(found, Path): raise SkyError("--rate is for sequences of pictures; a video has its own")
-    run = {"smooth": smooth, "progress": progress, "overwrite": overwrite, "rate": rate or SEQUENCE_RATE}
-    if kinds[0] == "frames":
-        what, result = _write_frames(found, out, segmenter, kinds[1:] or ["mask"], layout, edits=edits, table=table,
-                                     pick=(every, sharpest), suffix=f".{suffix}", **run)
-    else: what, result = _write_video(found, out, segmenter, save, table, csv_only, **run)
-    if not quiet and sys.stderr.isatty(): click.echo(err=True)
-    for line in result.left_out: echo(f"skysky: {line}", err=True)
-    if result.broken: echo(f"skysky: {result.broken}", err=True)
-    say(f"{result.frames} frames in {result.seconds:.1f} s, {result.frames/result.seconds:.1f} a second; {what}")
-    ctx.exit(_PARTIAL if result.broken else 0)
+    out, table, _, taken = _files(out, table)
+    if taken and as_json: raise SkyError("standard output takes table or JSON; name a file for one")
+    cut = Cut(parse_pick(every, sharpest), tuple(kinds[1:] or ["mask"]), layout, f".{suffix}", edits)
+    how = {"smooth": smooth, "overwrite": overwrite, "rate": rate}
+    with _Report(quiet, taken, as_json, log) as report:
+        ctx.exit(_find_sky(report, sources, out, table, save if kinds[0] != "frames" else "frames", csv_only, cut,
+                           "retry" if retry else "changed" if resume else "", model, how))
+
+
+def _find_sky(report, sources, out, table, save, csv_only, cut, redo, model, how):
+    "Videos, one or many, or a sequence; the exit status."
+    from skysky.core import SkyError
+    from skysky.search import natural_order
+    from skysky.sequence import find_frames, is_sequence
+    from skysky.video import video_segmenter
+    from skysky.video_jobs import VideoJob, are_videos
+    segmenter = partial(video_segmenter, open_segmenter, **model, say=report.say, quiet=report.quiet)
+    progress, rate = _counter(report.quiet), how.pop("rate")
+    if are_videos(sources) or redo:
+        if rate and not any(map(is_sequence, sources)): raise SkyError(_NO_RATE)
+        job = VideoJob(sources, out, None if csv_only else save, how["smooth"], table, "changed" if redo else "all",
+                       redo == "retry", how["overwrite"], report.say, cut, rate or SEQUENCE_RATE)
+        return _write_videos(job, segmenter, report, progress)
+    found = find_frames(natural_order(sources) if len(sources) > 1 else sources[0], report.say)
+    if rate and isinstance(found, Path): raise SkyError(_NO_RATE)
+    run = {"progress": progress, "rate": rate or SEQUENCE_RATE, **how}
+    if save == "frames": write = partial(_write_frames, found, out, segmenter, cut, table=table, **run)
+    else: write = partial(_write_video, found, out, segmenter, save, table, csv_only, **run)
+    return _write_one(sources, found, write, report)
+
 
 # %% ../../nbs/commands/03_motion.ipynb #00000020
 @click.command(short_help="Find the sky in a camera, a stream, or a file played live.")
@@ -225,7 +293,8 @@ def camera(source, record, table, overwrite, every, seconds, no_window, smooth, 
     from skysky.write_video import video_codec
     window = has_display() and not no_window
     if not (record or table or window): raise SkyError("no window can be shown here: give --record FILE or --csv FILE")
-    record, table, files, say = _files(record, table, quiet)
+    record, table, files, taken = _files(record, table)
+    say = Report(quiet, taken).say
     check_outputs(files, [Path(source).expanduser()], overwrite)  # before all else
     check_places(files)
     if record: video_codec(record)

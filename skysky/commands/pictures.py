@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 
-from .console import echo, near
+from .console import Report, echo, near
 from skysky.commands.options import (
     OUT_DEFAULT,
     circle_option,
@@ -34,47 +34,22 @@ def _line(row: dict, name: str) -> str:
     return f"{name}  {row['width']}×{row['height']}  {verdict}  {row['ms']:.0f} ms"
 
 # %% ../../nbs/commands/02_pictures.ipynb #0000000f
-class _Report:
-    "What is said about a job: lines or a bar, JSON, a log; a context manager."
+class _Report(Report):
+    "What is said about pictures: lines or a bar."
     def __init__(self,
                  quiet: bool, lines: bool,  # nothing but errors; a line a picture rather than a bar
                  taken: bool = False,  # standard output is for data
                  as_json: bool = False, log: str | None = None,
     ):
-        self.quiet, self.lines, self.taken, self.as_json = quiet, lines, taken or as_json, as_json
-        self.log, self.bar, self.seen, self.worked, self.start = log, None, 0, 0, time.perf_counter()
-        self.unsearched = 0  # folders that could not be searched
+        super().__init__(quiet, taken, as_json, log)
+        self.lines, self.bar, self.seen, self.worked = lines, None, 0, 0
 
-    def __enter__(self):
-        from skysky.core import MARK, SkyError, check_outputs
-        if self.log:
-            check_outputs([self.log], [])
-            try: self.log = open(self.log, "a", encoding="utf-8", errors="backslashreplace", buffering=1)
-            except OSError as e: raise SkyError(f"cannot write {self.log}: {e.strerror}; name another file") from e
-            if not self.log.tell(): self.log.write(f"# {MARK}\n")
-        return self
-
-    def __exit__(self, *_):
+    def __exit__(self, *exc):
         if self.bar: self.bar.render_finish()
-        if self.log: self.log.close()
+        super().__exit__(*exc)
 
-    def say(self, line):
-        "Print a line; of a `SkyError`, of a folder that could not be searched, as one."
-        from skysky.core import SkyError
-        if isinstance(line, SkyError):
-            self.unsearched += 1
-            return self.complain(line)
-        self._note(line)
-        if not self.quiet: echo(line, err=self.taken)
-
-    def complain(self, line):
-        self._note(f"skysky: {line}")
+    def clear(self):
         if self.bar: click.echo(err=True)  # below the bar
-        echo(f"skysky: {line}", err=True)
-
-    def _note(self, line):
-        from skysky.core import printable
-        if self.log: self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {printable(line)}\n")
 
     def begin(self, total: int):  # 0: nobody knows
         self.total, self.start = f"/{total}" if total else "", time.perf_counter()
@@ -88,11 +63,11 @@ class _Report:
         "Say what has become of a picture."
         self.seen, self.worked = self.seen + 1, self.worked + (outcome.state == "done")
         if self.bar: self.bar.update(1)
-        if self.as_json: click.echo(json.dumps(outcome.facts()))
+        self.facts(outcome.facts())
         if outcome.state == "failed": return self.complain(outcome.why)
         if outcome.state == "skipped": return
         line = f"[{self.seen}{self.total}] {_line(outcome.row, outcome.name)}"
-        if self.bar or self.as_json: self._note(line)
+        if self.bar or self.as_json: self.note(line)
         else: self.say(line)
 
     def end(self, job):
@@ -102,7 +77,7 @@ class _Report:
         if job.stopped: self.complain(job.stopped)
         if self.as_json:
             facts = {k: counts[k] for k in ("done", "skipped", "failed", "without_sky")} | {"kinds": job.failures}
-            return click.echo(json.dumps(facts | {"seconds": round(seconds, 1), "outputs": job.plan.folder}))
+            return self.facts(facts | {"seconds": round(seconds, 1), "outputs": job.plan.folder})
         if counts["done"] == len(job.plan) == 1:
             for kind, file in job.plan.files(job.plan.names[0]).items(): self.say(f"{kind}: {near(file)}")
             return

@@ -43,7 +43,7 @@ def _suggest(photos, out, model, count, overwrite):
 @click.option("-n", "count", default=20, type=click.IntRange(min=1), help="Pictures that --suggest names.")
 @click.option("--model", metavar="NAME|FILE", show_default="the small one that comes with skysky",
               help="What is taught: a name of `skysky models`, or an .onnx file, one that was taught before, say.")
-@click.option("--hold", metavar="REGEX", show_default="whole cameras, or runs in the order of the names: a quarter",
+@click.option("--hold", metavar="REGEX", show_default="whole cameras, or runs in the order of time: a quarter",
               help="Hold out the pairs in whose name this regular expression is found: they are not learnt from, and "
                    "judge the result.")
 @click.option("--split", metavar="NAME", help="Part of the set: train, val, test.")

@@ -284,11 +284,12 @@ class Brush {
 
   fillAt(point) {
     const [x, y] = point.map(Math.round);
-    if (x < 0 || y < 0 || x >= this.width || y >= this.height) return;
+    if (x < 0 || y < 0 || x >= this.width || y >= this.height) return false;
     this.begin();
     this.changed = fillArea(this.mask, this.pixels, this.width, this.height, [x, y], this.value);
     this.draw(this.changed);
     this.end();
+    return true;
   }
 
   undo = () => this.back("undo");
@@ -316,20 +317,27 @@ class Brush {
 
   down = (event) => {
     if (!this.mask) return;
+    if (event.pointerType === "touch" && [...this.pointers.values()].some((p) => p.pointerType === "pen")) return; // a hand that rests
     this.stage.focus({ preventScroll: true });
     this.stage.setPointerCapture(event.pointerId);
+    if (event.pointerType === "pen" && this.pointers.size) {
+      this.cancel(); // the hand came down before its pen
+      this.pointers.clear();
+    }
     this.pointers.set(event.pointerId, event);
-    if (this.pointers.size === 2) return this.cancel();
+    if (this.pointers.size > 1) return this.cancel();
     this.moves = this.space || event.button > 0;
     this.last = this.at(event);
     if (this.moves) return;
-    if (this.fills) return this.fillAt(this.last);
+    if (this.fills) return (this.filled = this.fillAt(this.last));
     this.begin();
     this.stroke(this.last, this.last, event);
   };
 
-  /** A second finger makes a gesture of what began as a stroke. */
+  /** A second finger makes a gesture of what began as a stroke, or filled an area. */
   cancel() {
+    if (this.filled) this.undo();
+    this.filled = false;
     if (!this.before) return;
     this.mask.set(this.before);
     this.draw(this.changed);
@@ -340,7 +348,7 @@ class Brush {
     this.hover(event);
     const old = this.pointers.get(event.pointerId);
     if (!old || !this.mask) return;
-    if (this.pointers.size === 2) return this.pinch(event, old);
+    if (this.pointers.size > 1) return this.pinch(event, old);
     this.pointers.set(event.pointerId, event);
     if (this.moves) return this.shift(event.clientX - old.clientX, event.clientY - old.clientY);
     if (!this.before) return;
@@ -353,7 +361,9 @@ class Brush {
 
   up = (event) => {
     this.pointers.delete(event.pointerId);
-    if (!this.pointers.size) this.end();
+    if (this.pointers.size) return;
+    this.filled = false;
+    this.end();
   };
 
   pinch(event, old) {

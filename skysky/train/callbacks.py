@@ -20,7 +20,7 @@ from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.core import Callback, CancelFitException, CancelStepException
 from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.callback.schedule import LRFinder
-from fastai.torch_core import set_seed, to_device, to_float
+from fastai.torch_core import get_model, set_seed, to_device, to_float
 from matplotlib.figure import Figure
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -74,8 +74,8 @@ class SkipBadStep(Callback):
 class FreezeBN(Callback):
     "Keep the backbone's running batch statistics."
     def before_train(self):
-        for m in self.model.backbone.modules():
-            if isinstance(m, nn.BatchNorm2d): m.eval()
+        for m in get_model(self.model).backbone.modules():
+            if isinstance(m, nn.BatchNorm2d | nn.SyncBatchNorm): m.eval()
 
 class Distil(Callback):
     "Put a teacher's logits beside the model's own while training: `SkyLoss` reads them."
@@ -83,7 +83,8 @@ class Distil(Callback):
     def __init__(self, teacher: nn.Module): self.teacher = teacher
     def before_fit(self):
         channel = lambda values: torch.tensor(values, device=self.dls.device).view(1, -1, 1, 1)
-        (mean, std), (its_mean, its_std) = ((channel(m.mean), channel(m.std)) for m in (self.model, self.teacher))
+        both = get_model(self.model), self.teacher
+        (mean, std), (its_mean, its_std) = ((channel(m.mean), channel(m.std)) for m in both)
         self.scale, self.shift = std/its_std, (mean - its_mean)/its_std  # from ours to the teacher's
         self.teacher.to(self.dls.device)
     def after_pred(self):
@@ -156,17 +157,19 @@ class AverageWeights(Callback):
     ): self.decay, self.raw = decay, raw
 
     def before_fit(self):
-        self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.decay), use_buffers=True)
+        average = get_ema_multi_avg_fn(self.decay)
+        self.averaged = AveragedModel(get_model(self.model), multi_avg_fn=average, use_buffers=True)
         if self.raw: self.averaged.n_averaged += 1  # the model holds the average, not a start
 
     def before_train(self):
-        if self.raw: self.model.load_state_dict(self.raw)
+        if self.raw: get_model(self.model).load_state_dict(self.raw)
 
-    def after_step(self): self.averaged.update_parameters(self.model)
+    def after_step(self): self.averaged.update_parameters(get_model(self.model))
 
     def before_validate(self):
-        self.raw = {k: v.clone() for k, v in self.model.state_dict().items()}
-        self.model.load_state_dict(self.averaged.module.state_dict())
+        model = get_model(self.model)
+        self.raw = {k: v.clone() for k, v in model.state_dict().items()}
+        model.load_state_dict(self.averaged.module.state_dict())
 
 # %% ../../nbs/train/02d_callbacks.ipynb #00000025
 class KeepRun(Callback):
@@ -197,9 +200,9 @@ class KeepRun(Callback):
 
     def save_last(self):
         "A checkpoint of the model that is validated, and all that the run needs to go on as if it had not stopped."
-        model, raw = self.model, {}
+        model, raw = get_model(self.model), {}
         if average := getattr(self.learn, "average_weights", None):
-            model, raw = average.averaged.module, average.raw if not self.training else self.model.state_dict()
+            model, raw = average.averaged.module, average.raw if not self.training else model.state_dict()
         loss = self.recorder.smooth_loss
         extra = {"smooth": torch.tensor([float(loss.val), loss.count], dtype=torch.float64)}
         extra |= optimizer_tensors(self.opt) | {f"raw.{k}": v for k, v in raw.items()}
@@ -214,7 +217,7 @@ class KeepRun(Callback):
         self.run["batch"] = 0
         judged = self.history[comparable(self.run["changes"]):]
         if judged[-1]["valid_loss"] == min(h["valid_loss"] for h in judged):
-            save_checkpoint(self.out/"best.safetensors", self.model, self.config)
+            save_checkpoint(self.out/"best.safetensors", get_model(self.model), self.config)
         self.save_last()
         for name, rows in (("history.csv", self.history), ("valid.csv", self.by_set)):
             with atomic_write(self.out/name) as tmp, tmp.open("w", newline="", encoding="utf-8") as f:

@@ -24,6 +24,7 @@ from .augment import CROP_SCALE, Normalize, compose, reference_tfms, strong_tfms
 from .augment import to_float as batch_to_float
 from .data import check_dataset, sky_dls
 from .known import RenderedScenes, TaughtPictures, open_dataset
+from .processes import on_whole_batches
 from ..weights import read_text_file
 
 # %% ../../nbs/train/02a_config.ipynb #00000005
@@ -74,7 +75,7 @@ class TrainConfig:
     fit: Literal["squish", "crop"] = "squish"  # how an image is brought to it
     tfms: Literal["reference", "strong", "none"] = "reference"
     scale: tuple[float, float] = CROP_SCALE  # share of an image's area that a crop of the strong ones shows
-    bs: int = 4  # images a batch
+    bs: int = 4  # images a batch, of all processes together
     epochs: int = 10
     epoch_images: int | None = None  # images drawn per epoch; null: as many as there are
     lr: float = 1e-5  # largest learning rate of the heads
@@ -198,11 +199,13 @@ def config_dls(
     device: torch.device,
     normalize: Normalize,  # what the model was made for
     say: Callable[[str], None] = print,
+    share: tuple[int, int] = (0, 1),  # number of this process, and how many share each batch
 ):
     "fastai `DataLoaders` from a config."
     strong = partial(strong_tfms, config.size, config.scale)
     tfms = {"reference": reference_tfms, "strong": strong, "none": compose}[config.tfms]()
     train = list(zip(open_sets(config.data, config, say), [s.weight for s in config.data], strict=True))
     valid = open_sets(config.valid, config, say)
-    return sky_dls(train, valid, compose(batch_to_float, tfms, normalize), compose(batch_to_float, normalize),
-                   config.load_size, config.bs, config.epoch_images, config.fit, config.seed, config.workers, device)
+    return sky_dls(train, valid, on_whole_batches(compose(batch_to_float, tfms, normalize), share),
+                   compose(batch_to_float, normalize), config.load_size, config.bs, config.epoch_images, config.fit,
+                   config.seed, config.workers, device, share)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import ParamScheduler, SchedPoly, combined_cos
 from fastai.learner import Learner
 from fastai.optimizer import Adam
@@ -36,6 +37,7 @@ from skysky.train.callbacks import (
 from .config import SetSpec, TrainConfig, config_dls
 from .loss import SkyLoss
 from .models import ARCHS, load_checkpoint, read_checkpoint, sensible
+from .processes import Processes, agreed, meet, own_share, refuse_batch_statistics
 from .scores import BoundaryF1, FalseAlarmShare, SkyIoU, Temperature
 from ..weights import cache_folder, model_card
 
@@ -53,29 +55,34 @@ def sky_learner(
     device: str | torch.device | None = None,  # None: cuda where there is one, else cpu
     say: Callable[[str], None] = print,
 ) -> Learner:
-    "A fastai `Learner` for a config: data, model, loss, optimizer, precision."
-    if device is None: device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
+    "A fastai `Learner` for a config: data, model, loss, optimizer, precision; of several processes, one's part."
+    device, share = meet(device), own_share()
+    if config.bs % share[1]:
+        raise SkyError(f"config key 'bs': {config.bs} images are no equal parts for {share[1]} processes")
     set_seed(config.seed)
     make = ARCHS[config.arch]
     try: signature(make).bind("", **config.arch_args)
     except TypeError as e: raise SkyError(f"config key 'arch_args': {e}; see skysky.train.models.{config.arch}") from e
     model = make(os.path.expanduser(config.weights), **config.arch_args)
     for part in list(model.backbone.children())[:config.frozen]: part.requires_grad_(False)
-    cbs, precision = precision_cbs(device, config.amp, model, config.size)
+    if share[1] > 1: refuse_batch_statistics(model, device)
+    cbs, precision = precision_cbs(device, config.amp, model if share[1] == 1 else None, config.size)
+    if share[1] > 1: cbs.append(Processes(device))
     if config.freeze_bn: cbs.append(FreezeBN())
     if config.average: cbs.append(AverageWeights(config.average))
     if config.teacher: cbs.append(Distil(_teacher(config.teacher)))
-    say(f"{config.arch} from {model.origin}; {device}, {precision}")
+    several = f", {share[1]} processes" if share[1] > 1 else ""
+    say(f"{config.arch} from {model.origin}; {device}, {precision}{several}")
     groups = lambda m: [params(m.backbone), [p for n, p in m.named_parameters() if not n.startswith("backbone.")]]
     loss = SkyLoss(config.aux_weight, config.dice_weight, config.edge_weight, config.teacher_yields)
-    dls = config_dls(config, device, Normalize(model.mean, model.std), say)
+    dls = config_dls(config, device, Normalize(model.mean, model.std), say, share)
     if not len(dls.train):
-        raise SkyError(f"config key 'bs': an epoch draws {dls.train.n} images, too few for one batch of {config.bs}; "
-                       "lower bs, or raise epoch_images")
-    return Learner(dls, model.to(device), loss, opt_func=Adam, splitter=groups,
-                   lr=config.lr, wd=config.wd, path=cache_folder(), cbs=[EpochSeed(config.seed), SkipBadStep(), *cbs],
-                   metrics=[SkyIoU(), BoundaryF1(), FalseAlarmShare(), Temperature()])
+        raise SkyError(f"config key 'bs': an epoch draws {dls.train.draws} images, too few for one batch of "
+                       f"{config.bs}; lower bs, or raise epoch_images")
+    learn = Learner(dls, model.to(device), loss, opt_func=Adam, splitter=groups,
+                    lr=config.lr, wd=config.wd, path=cache_folder(), cbs=[EpochSeed(config.seed), SkipBadStep(), *cbs],
+                    metrics=[SkyIoU(), BoundaryF1(), FalseAlarmShare(), Temperature()])
+    return learn.remove_cb(ProgressCallback) if share[0] else learn
 
 # %% ../../nbs/train/03_learner.ipynb #0000002c
 def _schedule(config: TrainConfig):
@@ -95,9 +102,32 @@ def train(
     minutes: float = 5.,  # between two saves within an epoch
     learn: Learner | None = None,  # what is trained, made by `sky_learner` of this config; None: a new one
 ) -> Learner:
-    "Run the training that a config describes; every epoch is kept, every few minutes what a killed run goes on with."
-    out, smooth = Path(out).expanduser(), None
-    last = out/"last.safetensors"
+    """Run the training that a config describes; every epoch is kept, every few minutes what a killed run goes on with.
+    In several processes the first one speaks and writes."""
+    out, device = Path(out).expanduser(), meet(device)
+    if own_share()[0]: say = lambda _: None
+    learn, kept, smooth = agreed(lambda: _start(config, out, resume, device, say, learn))
+    done = len(kept["training"]["history"])
+    if done < config.epochs:
+        keep = KeepRun(out, kept, [_set_name(spec) for spec in config.valid], minutes, smooth)
+        cbs = [ParamScheduler({"lr": _schedule(config)})] + ([] if own_share()[0] else [keep])
+        learn.fit(config.epochs, cbs=cbs, start_epoch=done)
+        if not learn.skip_bad_step.steps:
+            raise SkyError("nothing was learnt: no batch had gradients that are numbers; lower lr, or set amp: off")
+    elif resume: say(f"nothing to do: the run has its {done} epochs; --set epochs={done + 10} prolongs it")
+    return learn
+
+
+def _start(
+    config: TrainConfig,
+    out: Path,
+    resume: bool,
+    device: torch.device,
+    say: Callable[[str], None],
+    learn: Learner | None,
+) -> tuple[Learner, dict, torch.Tensor | None]:  # the checkpoints' config with the run's record; the mean loss
+    "A run's Learner, at its start or where it stopped."
+    last, smooth = out/"last.safetensors", None
     names = ("last.safetensors", "best.safetensors", "history.csv", "valid.csv", "loss.png")
     if not resume and (there := [name for name in names if os.path.lexists(out/name)]):
         raise SkyError(f"{out} holds a run ({there[0]}): go on with it (--resume), or take another folder")
@@ -129,14 +159,7 @@ def train(
             learn.epoch_seed.start, smooth = (done, int(run["batch"])), tensors.get("smooth")
         at = f"epoch {done} of {config.epochs}" + (f" and {run['batch']} batches" if run["batch"] else "")
         say(f"going on after {at}" + (f", with another {', '.join(changed)}" if changed else ""))
-    done = len(run["history"])
-    if done < config.epochs:
-        keep = KeepRun(out, kept, [_set_name(spec) for spec in config.valid], minutes, smooth)
-        learn.fit(config.epochs, cbs=[ParamScheduler({"lr": _schedule(config)}), keep], start_epoch=done)
-        if not learn.skip_bad_step.steps:
-            raise SkyError("nothing was learnt: no batch had gradients that are numbers; lower lr, or set amp: off")
-    elif resume: say(f"nothing to do: the run has its {done} epochs; --set epochs={done + 10} prolongs it")
-    return learn
+    return learn, kept, smooth
 
 
 def _set_name(spec: SetSpec) -> str:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from ..core import IGNORE_INDEX, SKY
+from .processes import summed
 
 # %% ../../nbs/train/02b_loss.ipynb #00000013
 @dataclass
@@ -22,27 +23,30 @@ class SkyLoss:
     dice_weight: float = 0.
     edge_weight: float = 0.
     teacher_yields: bool = False  # whether the teacher is not heard where a label contradicts it
+    processes: int = 1  # that share each batch: every sum is over all of it
 
     def __call__(self,
                  pred: dict[str, torch.Tensor],  # "out" and perhaps "aux" and "teacher": N,2,H,W logits
                  targ: torch.Tensor,  # N,H,W int64: 0, 1, 255
     ) -> torch.Tensor:
         weight = (targ != IGNORE_INDEX)*(1 + self.edge_weight*self.edge(targ))
-        total = weight.sum().clamp(min=1)  # a batch of nothing but void has loss 0, not nan
+        total = self.sum(weight).clamp(min=1)  # a batch of nothing but void has loss 0, not nan
         per_pixel = lambda logits: F.cross_entropy(logits, targ, ignore_index=IGNORE_INDEX, reduction="none")
-        ce = lambda logits: (weight*per_pixel(logits)).sum()/total
+        ce = lambda logits: self.sum(weight*per_pixel(logits))/total
         loss = ce(pred["out"])
         if "aux" in pred: loss = loss + self.aux_weight*ce(pred["aux"])
         if self.dice_weight: loss = loss + self.dice_weight*self.dice(pred["out"], targ)
         if "teacher" in pred: loss = (loss + self.distance(pred["out"], pred["teacher"], targ))/2
         return loss
 
+    def sum(self, values: torch.Tensor) -> torch.Tensor: return summed(values, self.processes)
+
     def distance(self, logits: torch.Tensor, teacher: torch.Tensor, targ: torch.Tensor) -> torch.Tensor:
         "Cross-entropy with the teacher's probabilities, over the pixels for which it is heard."
         per_pixel = F.cross_entropy(logits, teacher.softmax(1), reduction="none")
-        if not self.teacher_yields: return per_pixel.mean()
-        heard = (targ == IGNORE_INDEX) | (teacher.argmax(1) == targ)
-        return (heard*per_pixel).sum()/heard.sum().clamp(min=1)
+        heard = torch.ones_like(targ, dtype=torch.bool)
+        if self.teacher_yields: heard = (targ == IGNORE_INDEX) | (teacher.argmax(1) == targ)
+        return self.sum(heard*per_pixel)/self.sum(heard).clamp(min=1)
 
     def activation(self, pred: dict[str, torch.Tensor]) -> torch.Tensor:  # N,H,W probability of sky
         "fastai's: what the logits mean."
@@ -61,4 +65,4 @@ class SkyLoss:
         "1 − 2|A∩B|/(|A|+|B|), over the batch."
         known, sky = (targ != IGNORE_INDEX).float(), (targ == SKY).float()
         prob = logits.softmax(1)[:, SKY]*known
-        return 1 - (2*(prob*sky).sum() + 1)/(prob.sum() + sky.sum() + 1)
+        return 1 - (2*self.sum(prob*sky) + 1)/(self.sum(prob) + self.sum(sky) + 1)

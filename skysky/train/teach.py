@@ -32,7 +32,7 @@ from ..suggest import contact_sheet
 from .callbacks import KeepRun
 from .config import SetSpec, TrainConfig
 from .export import SeamModel, export_model
-from .judge import LOTS, Lots, Score, hold_out, neighbours, rendered, score
+from .judge import LOTS, Lots, Score, hold_out, in_time_order, neighbours, rendered, score
 from .known import open_dataset
 from .learner import sky_learner, train
 from .models import ARCHS, load_checkpoint, read_checkpoint, save_checkpoint
@@ -272,6 +272,7 @@ def teach(
     "Teach a model some pairs of a place. Raises `SkyError` for pairs or files that cannot be used."
     start, out, ds = perf_counter(), Path(out).expanduser(), pairs
     if not isinstance(pairs, LabelledPairs): ds = open_dataset(pairs)
+    ds = in_time_order(ds)
     if out.suffix != ".onnx": raise SkyError(f"{out}: a model is written to an .onnx file; name one")
     card, sheet = model_card(model), out.with_suffix(".jpg")
     if card.arch not in ARCHS: raise SkyError(f"{model} has none of {', '.join(ARCHS)} inside: teach another model")

@@ -21,15 +21,16 @@ import numpy as np
 import traitlets
 from anywidget import AnyWidget
 from fastcore.basics import patch
+from PIL import Image
 
 from ..core import LIMITS, Limit, SkyError, limit
-from ..images import image_size, read_image
+from ..images import image_size, read_image, taken
 from ..refine import shrink
 from ..search import find_images
 from ..segment import Segmenter
 from ..suggest import look_at
 from .page import STATIC, to_jpeg
-from ..write_images import write_image
+from ..write_images import EXIF_IFD, write_image
 
 # %% ../../nbs/widgets/03_brush.ipynb #6e68a921
 SURE = .65  # probability from which the model's answer is the first proposal; what lies between is left open
@@ -174,7 +175,10 @@ def _save(self: SkyBrush, content, buffers):
 def _keep_picture(self: SkyBrush, name):
     "Put a picture beside its mask."
     source = self.sources[name]
-    if max(image_size(source)) > LONGEST: return write_image(at_work(read_image(source)), self._file("images", name))
+    if max(image_size(source)) > LONGEST:
+        exif = Image.Exif()
+        if time := taken(source): exif[EXIF_IFD] = {0x9003: time}  # DateTimeOriginal: a lesson is held out by time
+        return write_image(at_work(read_image(source)), self._file("images", name), exif=exif)
     target = self._file("images", name).with_suffix(source.suffix)
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
