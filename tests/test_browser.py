@@ -33,6 +33,8 @@ from skysky.scenes import render_scene
 from skysky.train.sets import PairFolder
 from skysky.write_video import VideoWriter
 
+pytestmark = pytest.mark.alone  # a browser
+
 ROOT = Path(__file__).parent.parent
 OUT = ROOT/"out"/"browser"
 TOKEN = "sky"

@@ -28,6 +28,8 @@ from skysky.scenes import render_scene
 from skysky.table import csv_table
 from skysky.write_video import VideoWriter
 
+pytestmark = pytest.mark.alone  # a window and its clock
+
 SKYSKY = [sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
           "from skysky.cli import main; main(prog_name='skysky')"]
 NO_DISPLAY = {**os.environ, "DISPLAY": "", "WAYLAND_DISPLAY": ""}

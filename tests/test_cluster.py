@@ -15,6 +15,8 @@ from skysky import Segmenter
 from skysky.jobs import mask_folder
 from skysky.write_images import write_image
 
+pytestmark = pytest.mark.alone  # two nodes
+
 pytest.importorskip("ray", reason="needs the extra cluster")
 pq = pytest.importorskip("pyarrow.parquet")
 SIZE, SKYSKY = 64, [sys.executable, "-m", "skysky"]

@@ -33,6 +33,8 @@ from skysky.outputs import mask_bytes
 from skysky.scenes import render_scene
 from skysky.serve.answers import answer, wanted
 
+pytestmark = pytest.mark.alone  # clients that keep both cores busy
+
 KILLS, SOAK = int(os.environ.get("SKYSKY_TEST_KILLS", 1)), float(os.environ.get("SKYSKY_SOAK", 0))
 SKY = "/v1/sky"
 

@@ -18,6 +18,8 @@ from skysky.segment import Segmenter
 from skysky.video import segment_video, video_segmenter
 from skysky.write_video import VideoWriter
 
+pytestmark = pytest.mark.alone  # counts threads
+
 HERE = "skysky.engines.os.sched_getaffinity" if hasattr(os, "sched_getaffinity") else "skysky.engines.os.cpu_count"
 
 
