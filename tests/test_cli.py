@@ -256,7 +256,7 @@ def test_a_kill_costs_no_row(tmp_path, model):
         assert process.poll() is None
         time.sleep(.01)
     process.kill()
-    process.wait()
+    process.wait(60)
     done = {p.stem.removesuffix("_mask") for p in out.glob("[0-9]*_mask.png")}
     rows = {Path(name).stem for name in table(tmp_path/"sky.csv")}
     assert rows <= done and len(done - rows) <= 2, "at most those in the middle of being written"
@@ -693,7 +693,7 @@ def test_what_a_kill_left_is_cleared_away(tmp_path, model):
         assert process.poll() is None
         process.send_signal(signal.SIGCONT)
     process.kill()
-    process.wait()
+    process.wait(60)
     (out/".skysky-mine").mkdir()
     left = [p for p in outputs(out) if p.name.startswith(".")]
     assert len(left) > 1, "the kill has left something"

@@ -67,6 +67,7 @@ def popen(*args, **kwargs):
 
 # Killed at any moment
 
+@pytest.mark.timeout(300 + 10*KILLS + PICTURES)
 def test_a_job_that_is_killed_again_and_again_goes_on_where_it_was(tmp_path, model, seg):
     many(tmp_path/"in", PICTURES)
     mask_folder(tmp_path/"in", tmp_path/"whole", seg, kinds=("mask", "prob"))
@@ -79,8 +80,8 @@ def test_a_job_that_is_killed_again_and_again_goes_on_where_it_was(tmp_path, mod
                 b'\n{"input"') < want): time.sleep(.002)
         time.sleep(rng.random()*.02)
         process.kill()
-        killed += process.wait() == -signal.SIGKILL
-        process.communicate()
+        killed += process.wait(60) == -signal.SIGKILL
+        process.communicate(timeout=60)
     left = len(list(out.rglob(".skysky-*.part")))
     run = skysky(*args, "--resume")
     assert (run.returncode, run.stderr) == (0, "")
@@ -94,6 +95,7 @@ def test_a_job_that_is_killed_again_and_again_goes_on_where_it_was(tmp_path, mod
     assert skysky("status", out).stdout == f"{PICTURES} done, 0 failed, 0 stale\n"
 
 
+@pytest.mark.timeout(300 + 10*KILLS + PICTURES)
 def test_a_job_of_videos_that_is_killed_goes_on_at_the_video_where_it_was(tmp_path, model):
     n = KILLS + 2
     for i in range(n): film(tmp_path/f"in/{i%2}/{i}.mp4", 12, size=(160, 90 + 2*i))
@@ -108,8 +110,8 @@ def test_a_job_of_videos_that_is_killed_goes_on_at_the_video_where_it_was(tmp_pa
             time.sleep(.002)  # one video is done
         time.sleep(rng.random()*.3)
         process.kill()
-        killed += process.wait() == -signal.SIGKILL
-        process.communicate()
+        killed += process.wait(60) == -signal.SIGKILL
+        process.communicate(timeout=60)
         parts += len(list((tmp_path/"out").rglob(".skysky-*.part")))
     run = skysky(*args, *out, "--resume")
     print(f"killed {killed} times, which left {parts} parts of files")
@@ -122,6 +124,7 @@ def test_a_job_of_videos_that_is_killed_goes_on_at_the_video_where_it_was(tmp_pa
     assert skysky("status", tmp_path/"out").stdout == f"{n} done, 0 failed, 0 stale\n"
 
 
+@pytest.mark.timeout(300 + 10*KILLS + PICTURES)
 def test_frames_that_are_killed_again_and_again_go_on_where_they_were(tmp_path, model):
     for i in range(3): film(tmp_path/f"in/{i % 2}/{i}.mp4", 30, size=(160, 90 + 2*i))
     args = ("video", tmp_path/"in", "--save", "frames,mask,prob", "--every", 2, "--model", model, "-q")
@@ -133,8 +136,8 @@ def test_frames_that_are_killed_again_and_again_go_on_where_they_were(tmp_path, 
         while process.poll() is None and (not (out/MANIFEST).exists() or len(records(out)) < want): time.sleep(.002)
         time.sleep(rng.random()*.02)
         process.kill()
-        killed += process.wait() == -signal.SIGKILL
-        process.communicate()
+        killed += process.wait(60) == -signal.SIGKILL
+        process.communicate(timeout=60)
         parts += len(list(out.rglob(".skysky-*.part")))
     run = skysky(*args, "-o", out, "--resume")
     print(f"killed {killed} times, which left {parts} parts of files")
@@ -156,7 +159,7 @@ def test_a_sequence_goes_on_where_it_was(tmp_path, model):
     record = tmp_path/"masks"/MANIFEST
     while process.poll() is None and (not record.exists() or len(records(record.parent)) < 5): time.sleep(.002)
     process.kill()
-    process.communicate()
+    process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL and not (tmp_path/"t.csv").exists()
     def go_on(pattern="shot/%04d.png"):
         run = skysky("video", pattern, *args[2:], "t.csv", "--resume", "--json", cwd=tmp_path)
@@ -265,7 +268,7 @@ def test_a_parquet_table_is_completed_from_the_record(tmp_path, model, seg):
     process = popen(*args)
     while process.poll() is None and (not (out/MANIFEST).exists() or len(records(out)) < 9): time.sleep(.002)
     process.kill()
-    process.communicate()
+    process.communicate(timeout=60)
     assert not file.exists() and not list(tmp_path.glob(".skysky-*"))
     run = skysky(*args)
     assert (run.returncode, run.stderr) == (0, "")
