@@ -224,7 +224,7 @@ def video(ctx, sources, out, save, every, sharpest, suffix, rate, smooth, table,
     -o; without it, the masks of its own pictures are written.
     """
     from skysky.core import SkyError
-    from skysky.jobs import refuse_picture
+    from skysky.sources import refuse_picture
     from skysky.stills import Cut, parse_pick
     kinds = [kind.strip() for kind in save.split(",")]
     layout, edits, model = read_mask_options(kinds[1:] or ["mask"], **options)
