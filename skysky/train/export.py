@@ -125,7 +125,7 @@ def export_model(
     mean_with: Sequence[str | os.PathLike] = (),  # checkpoints and exported files whose weights are averaged with these
 ) -> tuple[ModelCard, float]:  # the card, and the largest difference of probability from torch
     "Export a checkpoint, check parity, write the card."
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if path.suffix != ".onnx": raise SkyError(f"{path}: a model is exported to an .onnx file")
     check_model_files(path, [checkpoint, *mean_with], overwrite)
     model, config = load_checkpoint(checkpoint)
@@ -231,7 +231,7 @@ def quantize(
     try:
         import nncf
     except ImportError as e: raise SkyError(f"int8 needs nncf ({e}): run `pip install nncf`") from e
-    path, card = Path(path).expanduser(), model_card(model)
+    path, card = Path(os.path.expanduser(path)), model_card(model)
     if path.suffix != ".onnx": raise SkyError(f"{path}: a model is exported to an .onnx file")
     check_model_files(path, [card.path, card.home], overwrite)
     fed = [fit(read_image(img), card.whole or card.size)[None] for img in progress(images)]
