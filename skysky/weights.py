@@ -77,7 +77,7 @@ def read_text_file(
     what: str,  # it is, for the line about a file that cannot be read
 ) -> str:
     "The text of a small file. Raises `SkyError` for one that is missing, no file, too large or not in UTF-8."
-    path, most = Path(path).expanduser(), limit("TEXT_BYTES")
+    path, most = Path(os.path.expanduser(path)), limit("TEXT_BYTES")
     try:
         if path.exists() and not path.is_file(): raise SkyError(f"the {what} {path} is no file")
         if path.stat().st_size > most:
@@ -127,7 +127,7 @@ def read_card(
     path: str | os.PathLike,  # the .json file
 ) -> ModelCard:
     "Read a card. Raises `SkyError`, see `parse_card`."
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     card = parse_card(read_text_file(path, "model card"), path)
     card.home, card.path = path, path.parent/card.file
     return card
@@ -140,7 +140,7 @@ def write_card(
     "Write a card beside its model. Raises `SkyError` for a figure that is no number."
     try: text = json.dumps(asdict(card), indent=2, ensure_ascii=False, allow_nan=False)
     except ValueError as e: raise SkyError(f"the card of {card.name} holds a figure that is no number: {e}") from e
-    with atomic_write(Path(path).expanduser()) as tmp: tmp.write_text(f"{text}\n", "utf-8", "backslashreplace")
+    with atomic_write(Path(os.path.expanduser(path))) as tmp: tmp.write_text(f"{text}\n", "utf-8", "backslashreplace")
 
 # %% ../nbs/04_weights.ipynb #ab000002
 def check_model_files(
@@ -149,7 +149,8 @@ def check_model_files(
     overwrite: bool = False,  # replace other files, too
 ):
     "Refuse to write a model over a source, or over anything but a model with its card."
-    out = Path(out).expanduser()
+    out = Path(os.path.expanduser(out))
+    if out.is_dir(): raise SkyError(f"cannot write {out}: it is a folder; name a file")
     files = [out, out.with_suffix(".json")]
     try: ours = read_card(files[1]).sha256 == model_sha256(out)
     except SkyError: ours = False
@@ -200,7 +201,7 @@ def model_card(
     model: str | os.PathLike,  # a name that `list_models` knows, or the path of an .onnx file
 ) -> ModelCard:
     "The card of a model; for a path without a card one with defaults. Raises `SkyError` that lists the names."
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     if isinstance(model, os.PathLike) or path.suffix == ".onnx" or Path(model).name != model:
         if not path.is_file(): raise SkyError(f"no model file {path}: give an .onnx file or a name of `skysky models`")
         if path.with_suffix(".json").is_file(): card = read_card(path.with_suffix(".json"))

@@ -483,6 +483,57 @@ def test_a_user_who_is_not_root(tmp_path, model):
     assert run.returncode == 1 and run.stderr.count("\n") == 1 and "Permission denied" in run.stderr
 
 
+FAULT = """
+import os, signal, cv2
+decode = cv2.imdecode
+def imdecode(data, flags):
+    if b"faulty" in data.tobytes(): os.kill(os.getpid(), signal.SIGSEGV)
+    return decode(data, flags)
+cv2.imdecode = imdecode
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGSEGV")
+def test_a_picture_that_ends_its_decoder_is_left_out_by_the_next_run(tmp_path, model):
+    (tmp_path/"site").mkdir()
+    (tmp_path/"site/sitecustomize.py").write_text(FAULT)  # every process has this fault
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path/"site"), *filter(None, sys.path)])}
+    for i in range(30): small(tmp_path/f"in/{i:02}.jpg", (i + 1)/31)
+    bad = tmp_path/"in/12.jpg"
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:2] + b"\xff\xfe\0\x08faulty" + whole[2:])
+    def run(*more): return skysky("mask", "in", "--model", model, *more, cwd=tmp_path, env=env)
+    first = run("-q")
+    left = 29 - len(records(tmp_path/"in_sky"))
+    assert first.returncode == -signal.SIGSEGV and left
+    for more, done in (["--resume"], left), (["--resume"], 0), ([], 29), (["--retry"], 0):
+        again = run(*more)
+        assert again.returncode == 1 and f"{done} of 30 done" in again.stdout and "1 failed (1 crash)" in again.stdout
+        assert again.stderr.count("\n") == 1 and "12.jpg: ends the process that decodes it (SIGSEGV)" in again.stderr
+        assert len(files(tmp_path/"in_sky")) == 29
+    assert skysky("status", "in_sky", cwd=tmp_path).stdout.endswith("29 done, 1 failed, 0 stale\n")
+    bad.write_bytes(whole)
+    assert "1 of 30 done" in run("--resume").stdout and run("--resume").returncode == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGSEGV")
+def test_a_video_that_ends_its_decoder_costs_itself(tmp_path, model):
+    (tmp_path/"site").mkdir()
+    (tmp_path/"site/sitecustomize.py").write_text("""
+import os, signal, av
+opened = av.open
+def open(file, *args, **kwargs):
+    if str(file).endswith("b.mp4"): os.kill(os.getpid(), signal.SIGSEGV)
+    return opened(file, *args, **kwargs)
+av.open = open
+""")
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path/"site"), *filter(None, sys.path)])}
+    for name in "abc": film(tmp_path/f"in/{name}.mp4", 3)
+    for there in ["a_sky.mp4"], ["a_sky.mp4", "c_sky.mp4"]:
+        run = skysky("video", "in", "--resume", "--model", model, "-q", cwd=tmp_path, env=env)
+        assert run.returncode == -signal.SIGSEGV and files(tmp_path/"in_sky") == there, run
+
+
 # Hostile input
 
 NAMES = st.binary(min_size=1, max_size=60).filter(lambda b: not {0, 47} & set(b) and b[:1] != b".")

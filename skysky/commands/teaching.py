@@ -6,6 +6,7 @@
 __all__ = ['teach']
 
 # %% ../../nbs/commands/09_teaching.ipynb #9328610a
+import os
 import re
 from pathlib import Path
 
@@ -22,8 +23,7 @@ def _suggest(photos, out, model, count, overwrite):
     from skysky.segment import Segmenter
     from skysky.suggest import suggest, suggestion_sheet
     from skysky.write_images import write_image
-    folder = Path(photos).resolve()
-    sheet = Path(out) if out else folder.with_name(f"{folder.name}_suggested.jpg")
+    sheet = Path(out or f"{os.path.realpath(photos)}_suggested.jpg")
     check_outputs([sheet], [path for path, _ in find_images(photos)], overwrite)
     if sheet.suffix.lower() not in (".jpg", ".png"): raise SkyError(f"{sheet}: a sheet is a .jpg or .png; name one")
     said = lambda line: echo(f"skysky: {line}", err=True)

@@ -6,6 +6,7 @@
 __all__ = ['train', 'evaluate', 'export', 'quantize', 'data', 'check', 'render']
 
 # %% ../../nbs/commands/04_training.ipynb #cm000028
+import os
 import re
 import time
 from importlib.util import find_spec
@@ -40,7 +41,7 @@ def train(config, out, root, overrides, resume, device):
     "Train a model as a config describes it (config/default.yaml, config/reference.yaml)."
     from skysky.jobs import check_places
     from skysky.train import load_config, train
-    check_places([Path(out).expanduser()/"last.safetensors"])
+    check_places([Path(os.path.expanduser(out))/"last.safetensors"])
     train(load_config(config, overrides | ({"root": root} if root else {})), out, resume, device,
           lambda text: echo(*text.split("\n")))
 
@@ -57,7 +58,7 @@ def _is_users(
     "Whether a file may be changed: it is the user's own, or one of a clone."
     import skysky
     package = Path(skysky.__file__).resolve().parent
-    return not Path(path).resolve().is_relative_to(package) or (package.parent/"settings.ini").is_file()
+    return not Path(os.path.realpath(path)).is_relative_to(package) or (package.parent/"settings.ini").is_file()
 
 
 @click.command(short_help="Score a model on a labelled set.")

@@ -8,6 +8,7 @@ __all__ = ['evaluate', 'plot_violins', 'plot_distributions', 'plot_curve', 'plot
 # %% ../../nbs/measure/02_evaluate.ipynb #b89f791d
 import csv
 import json
+import os
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -308,7 +309,7 @@ def save(self: EvaluationReport,
          overwrite: bool = False,  # permit to replace files that skysky did not write
 ):
     "Write report.txt, per_image.csv, summary.json and the plots."
-    out, as_text = Path(out).expanduser(), {"encoding": "utf-8", "errors": "backslashreplace"}
+    out, as_text = Path(os.path.expanduser(out)), {"encoding": "utf-8", "errors": "backslashreplace"}
     check_outputs([out/name for name in _FILES], [], overwrite)
     with atomic_write(out/"report.txt") as tmp: tmp.write_text(f"{self.text()}\n{MARK}\n", **as_text)
     summary = json.dumps(_plain(self.summary) | {MARK: __version__}, indent=1, ensure_ascii=False, allow_nan=False)
