@@ -1802,6 +1802,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'skysky.weights._within': ('weights.html#_within', 'skysky/weights.py'),
                                 'skysky.weights.cache_folder': ('weights.html#cache_folder', 'skysky/weights.py'),
                                 'skysky.weights.check_model_files': ('weights.html#check_model_files', 'skysky/weights.py'),
+                                'skysky.weights.failure_of': ('weights.html#failure_of', 'skysky/weights.py'),
                                 'skysky.weights.fetch': ('weights.html#fetch', 'skysky/weights.py'),
                                 'skysky.weights.list_models': ('weights.html#list_models', 'skysky/weights.py'),
                                 'skysky.weights.may_fetch': ('weights.html#may_fetch', 'skysky/weights.py'),
