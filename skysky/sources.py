@@ -18,7 +18,6 @@ from contextlib import nullcontext
 from http.client import HTTPException
 from pathlib import Path
 from urllib import request
-from urllib.error import HTTPError
 from urllib.parse import quote, unquote, urlsplit
 
 from PIL import Image
@@ -27,7 +26,7 @@ from .core import SkyError, is_ours, limit, without_secrets
 from .images import IMAGE_SUFFIXES, is_whole
 from .layouts import LAYOUTS, check_bare, distinct_stems, layout_of, output_folder, output_name
 from .search import image_names, image_suffixes
-from .weights import TIMEOUT, request_for
+from .weights import TIMEOUT, failure_of, request_for
 
 # %% ../nbs/17_sources.ipynb #j0000002
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".mxf",
@@ -275,8 +274,7 @@ def fetch(
 
     try: _in_time(transfer, seconds)
     except (OSError, HTTPException, ValueError) as e:
-        why = e if isinstance(e, HTTPError) else getattr(e, "reason", e)  # the cause, without urllib's own words
-        raise SkyError(f"{address_name(address)}: cannot be fetched ({without_secrets(why)}); check the address") from e
+        raise SkyError(f"{address_name(address)}: cannot be fetched ({failure_of(e)}); check the address") from e
 
 
 # %% ../nbs/17_sources.ipynb #j0000023

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEFAULT_MODEL', 'TIMEOUT', 'ModelCard', 'read_text_file', 'parse_card', 'read_card', 'write_card',
-           'check_model_files', 'model_folders', 'cache_folder', 'list_models', 'model_card', 'may_fetch',
+           'check_model_files', 'model_folders', 'cache_folder', 'list_models', 'model_card', 'may_fetch', 'failure_of',
            'request_for', 'fetch', 'model_path']
 
 # %% ../nbs/04_weights.ipynb #00000002
@@ -23,7 +23,7 @@ from http.client import HTTPException
 from math import isfinite
 from pathlib import Path
 from queue import Empty, Full, Queue
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 from urllib.parse import quote, unquote
 from urllib.request import Request, urlopen
 
@@ -234,15 +234,24 @@ def _absent(card: ModelCard) -> str:
     return (f"the model {card.name} is not here: {_by_hand(card)} (a clone of skysky has it in weights/), or {way}; "
             f"looked in {', '.join(map(str, _folders(card)))}")
 
+# %% ../nbs/04_weights.ipynb #f1000002
+def failure_of(
+    e: Exception,  # what urllib, http.client, ssl or a socket raises
+) -> str:  # one line, without the secrets of an address
+    "Why a server gave nothing, in a few words."
+    if isinstance(e, URLError) and not isinstance(e, HTTPError): e = e.reason
+    if said := getattr(e, "verify_message", ""): why = f"its certificate is not valid: {said.rstrip('.')}"
+    elif hasattr(e, "library"): why = f"no TLS with it: {(e.reason or str(e)).replace('_', ' ').lower()}"
+    else: why = str(e) or type(e).__name__
+    return without_secrets(printable(why))
+
 # %% ../nbs/04_weights.ipynb #0000001e
 @contextmanager
 def _network(address: str, by_hand: str):  # what is fetched, and what is left to the user otherwise
     "Turn what urllib raises into one line."
     try: yield
     except (OSError, HTTPException, ValueError) as e:
-        why = e if isinstance(e, HTTPError) else getattr(e, "reason", e)  # the cause, without urllib's own words
-        raise SkyError(f"cannot fetch {without_secrets(address)} ({without_secrets(str(why))}): try again, or {by_hand}"
-                       ) from e
+        raise SkyError(f"cannot fetch {without_secrets(address)} ({failure_of(e)}): try again, or {by_hand}") from e
 
 # %% ../nbs/04_weights.ipynb #00000020
 TIMEOUT = 30  # s without a byte, after which a server counts as silent

@@ -52,9 +52,10 @@ class Process:
     "`skysky serve`, on a port that stays the same from start to start."
     def __init__(self, log, *options, port=0, **env):
         self.log, self.options, self.port, self.env = log, options, port, env
+        self.command = [sys.executable, "-m", "skysky", "serve"]
 
     def start(self):
-        command = [sys.executable, "-m", "skysky", "serve", f"--port={self.port}", *self.options]
+        command = [*self.command, f"--port={self.port}", *self.options]
         self.run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log.open("a"), text=True,
                                     env=os.environ | self.env)
         self.address = self.run.stdout.readline().strip()
