@@ -700,11 +700,54 @@ def test_a_bad_argument_is_refused_in_a_line(tmp_path, monkeypatch, model, args)
     assert not [f for f in files(tmp_path) if f not in ("x.png", "x.mp4", LOOP)]
 
 
+NOBODY = "~nobody_here/x"
+READ = [(*args, name) for args in (
+    ("evaluate", "-o", "out"), ("data", "check"), ("teach", "-o", "out.onnx"), ("teach", "--suggest"), ("fixed",),
+    ("sphere", "--projection", "fisheye", "--circle", "9,9,9"), ("train", "-o", "out"), ("export", "-o", "out.onnx"),
+    ("quantize", "--images", "x.png", "-o", "out.onnx"), ("quantize", "mosaic", "-o", "out.onnx", "--images"),
+    ("evaluate", "in", "-o", "out", "--model"), ("cluster", "mask", "-o", "out"))
+    for name in (LOOP, NOBODY, "x.png/below", LONG, ESCAPE)
+    if args[1:] != ("--suggest",) or name != LOOP]  # that has a line a picture, and one at the end
+WRITTEN = [(*args, name) for args in (
+    ("evaluate", "in", "-o"), ("data", "render", "-n", "1"), ("fixed", "in/images", "--csv"),
+    ("fixed", "in/images", "--plot"), ("fixed", "in/images", "-o"),
+    ("sphere", "x.png", "--projection", "fisheye", "--circle", "9,9,9", "--csv"),
+    ("sphere", "x.png", "--projection", "fisheye", "--circle", "9,9,9", "-o"), ("camera", "x.mp4", "--record"),
+    ("camera", "x.mp4", "--csv"), ("teach", "in", "--suggest", "-o"), ("train", "c.yaml", "-o"), ("bench", "-o"),
+    ("mask", "x.png", "--csv"), ("mask", "x.png", "--log"), ("video", "x.mp4", "--csv"))
+    for name in (LOOP, "x.mp4", f"{LOOP}/below", "x.png/below", LONG)]
+WRITTEN += [(*args, name) for args in (("export", "x.mp4", "-o"), ("quantize", "mosaic", "--images", "x.png", "-o"),
+                                       ("teach", "in", "-o")) for name in (".", "/", "in", "loop.onnx", "x.png/b.onnx")]
+
+
+@pytest.mark.parametrize("args", READ + WRITTEN, ids=lambda args: ascii(" ".join(args))[:70])
+def test_a_name_that_nothing_can_be_read_from_or_written_to(tmp_path, monkeypatch, model, args):
+    "Of every command: a line, and nothing is lost or left."
+    monkeypatch.chdir(tmp_path)
+    for name in ("x.png", "in/images/a.png", "in/images/b.png", "in/masks/a.png", "in/masks/b.png"):
+        photo(tmp_path/name, size=(64, 48))
+    (tmp_path/"x.mp4").write_bytes(b"the user's")
+    (tmp_path/"c.yaml").write_text("epochs: 1\n")
+    for name in (LOOP, "loop.onnx"): (tmp_path/name).symlink_to(name)
+    before = files(tmp_path)
+    of_models = args[0] in ("evaluate", "fixed", "sphere", "camera", "mask", "video", "teach") and "--model" not in args
+    refused(tmp_path, *args, *(("--model", model) if of_models else ()))
+    assert files(tmp_path) == before and (tmp_path/LOOP).is_symlink()
+
+
+@pytest.mark.parametrize("name", ["empty", "noise", "cut at 40%", "a circle", "floats in", "a folder", "zero"])
+def test_a_bad_model_is_not_made_int8(tmp_path, model, name):
+    photo(tmp_path/"x.png")
+    put(tmp_path/"m.onnx", models(model)[name])
+    refused(tmp_path, "quantize", tmp_path/"m.onnx", "--images", tmp_path/"x.png", "-o", tmp_path/"out.onnx")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "x.png"]
+
+
 def test_there_are_many():
     counts = {"pictures": len(PICTURES), "awkward pictures": len(AWKWARD), "models": len(MODELS), "cards": len(CARDS),
               "configs": len(CONFIGS),
               "lists": len(LISTS), "tables": len(TABLES), "records": len(RECORDS), "addresses": len(ADDRESSES),
               "limits": 24, "lists of videos": len(LISTS), "projects": len(PROJECTS), "masks to combine": len(COMBINED),
-              "arguments": len(ARGUMENTS)}
+              "arguments": len(ARGUMENTS), "names to read": len(READ), "names to write to": len(WRITTEN)}
     print(", ".join(f"{n} {what}" for what, n in counts.items()), "and 50 videos")
-    assert sum(counts.values()) > 400
+    assert sum(counts.values()) > 600
