@@ -31,9 +31,9 @@ MINUTE = 60.  # s
 
 
 def pictures(folder: Path, n: int, megapixels: float) -> Path:
-    "A folder with N pictures of one size, 3:2; of 32 kinds, each linked to many names, which takes no space."
+    "A folder with N pictures of one size, 3:2; of 8 kinds, each linked to many names, which takes no space."
     width = round((1e6*megapixels*3/2)**.5)
-    kinds = [jpeg_bytes(rendered_photo(i, width*2//3, width)) for i in range(min(n, 32))]
+    kinds = [jpeg_bytes(rendered_photo(i, width*2//3, width)) for i in range(min(n, 8))]
     for i in range(n):
         path = folder/f"{i//1000:03}"/f"{i:06}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
