@@ -6,6 +6,7 @@ import random
 import socket
 import struct
 import subprocess
+import sys
 import time
 import zlib
 from contextlib import suppress
@@ -19,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from test_cli import SKYSKY, files, photo
+from test_cli import SKYSKY, as_anybody, files, photo
 from test_video import make
 
 from skysky import Segmenter, read_image
@@ -733,6 +734,49 @@ def test_a_name_that_nothing_can_be_read_from_or_written_to(tmp_path, monkeypatc
     of_models = args[0] in ("evaluate", "fixed", "sphere", "camera", "mask", "video", "teach") and "--model" not in args
     refused(tmp_path, *args, *(("--model", model) if of_models else ()))
     assert files(tmp_path) == before and (tmp_path/LOOP).is_symlink()
+
+
+EACH = """
+import json, sys
+from click.testing import CliRunner
+from skysky.cli import main
+for args in json.load(sys.stdin):
+    done = CliRunner().invoke(main, args, prog_name="skysky")
+    print(json.dumps([done.exit_code, done.stderr.strip(), repr(done.exception)]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="takes root's rights away as Linux does")
+def test_no_command_writes_where_it_may_not(tmp_path, model):
+    for name in ("x", *(f"in/images/{c}" for c in "abcd")): photo(tmp_path/f"{name}.png", size=(64, 48))
+    (tmp_path/"in/masks").mkdir()
+    for c in "abcd": Image.fromarray(np.where(IMG[..., 2] == 220, np.uint8(255), np.uint8(0))).save(
+        tmp_path/f"in/masks/{c}.png")
+    make(tmp_path/"x.mp4", range(3), size=(64, 48))
+    (tmp_path/"c.yaml").write_text("epochs: 1\n")
+    ours, fish = ("--model", str(model)), ("x.png", "--projection", "fisheye", "--circle", "32,24,20")
+    commands = [
+        ("mask", "in/images", *ours), ("mask", "x.png", "--csv", "t.csv", "-o", "..", *ours), ("sphere", *fish, *ours),
+        ("mask", "x.png", "--log", "t.log", "-o", "..", *ours), ("mask", "x.png", "-o", "in/images", *ours),
+        ("video", "x.mp4", *ours), ("video", "x.mp4", "--csv-only", *ours), ("video", ".", *ours),
+        ("video", "x.mp4", "--save", "frames", *ours), ("fixed", "in/images", *ours), ("data", "render", "new"),
+        ("camera", "x.mp4", "--no-window", "--record", "r.mp4", *ours), ("evaluate", "in", "-o", "report", *ours),
+        ("camera", "x.mp4", "--no-window", "--csv", "r.csv", *ours), ("teach", "in", "-o", "m.onnx"),
+        ("teach", "in/images", "--suggest", *ours), ("train", "c.yaml", "-o", "run"),
+        ("export", "x.png", "-o", "m.onnx"), ("quantize", "mosaic", "--images", "x.png", "-o", "m.onnx"),
+        ("bench", "-o", "bench")]
+    before = files(tmp_path)
+    folders = [p for p in (tmp_path, *tmp_path.rglob("*")) if p.is_dir()]
+    for folder in folders: folder.chmod(0o555)
+    try: run = subprocess.run([sys.executable, "-c", EACH], input=json.dumps(commands), text=True, capture_output=True,
+                              cwd=tmp_path, preexec_fn=as_anybody)
+    finally:
+        for folder in folders: folder.chmod(0o755)
+    said = list(map(json.loads, run.stdout.splitlines()))
+    assert len(said) == len(commands), run.stderr
+    for command, (status, line, error) in zip(commands, said, strict=True):
+        assert status == 1 and error.startswith("SystemExit") and "Permission denied" in line, (command, line, error)
+    assert files(tmp_path) == before
 
 
 @pytest.mark.parametrize("name", ["empty", "noise", "cut at 40%", "a circle", "floats in", "a folder", "zero"])
