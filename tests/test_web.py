@@ -396,10 +396,10 @@ def test_knobs_keys_camera_and_a_phones_screen(browser, site, photos):
         page.screenshot(path=OUT/"desktop.png", full_page=True)
 
 
-def tab_to(page, wanted):
+def tab_to(page, wanted, key="Tab"):
     "Press Tab until something that a selector names has the focus; whatever has it on the way shows that."
     for _ in range(40):
-        page.keyboard.press("Tab")
+        page.keyboard.press(key)
         if page.evaluate("document.activeElement === document.body"): continue
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
         if page.evaluate("wanted => document.activeElement.matches(wanted)", wanted): return
@@ -423,8 +423,7 @@ def test_all_is_done_by_keyboard_alone(browser, site, photos):
         page.wait_for_function("document.getElementById('view').value === 'mask'")
         tab_to(page, "[data-save=mask]")
         usual = press_saving("Enter")
-        page.keyboard.press("Shift+Tab")
-        while page.evaluate("document.activeElement.id") != "threshold": page.keyboard.press("Shift+Tab")
+        tab_to(page, "#threshold", "Shift+Tab")
         said = page.text_content("#said")
         page.keyboard.press("End")
         page.wait_for_function("text => document.getElementById('said').textContent !== text", arg=said)
