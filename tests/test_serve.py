@@ -237,6 +237,7 @@ def test_kills_under_load_give_no_client_a_wrong_or_half_answer(tmp_path, right)
             finally: over.set()
             counts, _ = asked[0].result(60)
             asked[1].result(90)
+        print(f"\n{KILLS} kills: {counts[200]} masks, each the right one; {counts['gone']} were told nothing")
         assert {*counts} == {200, "gone"}, counts
         truth = [read_image(mask)[..., 0] > 0 for mask in right]
         assert masks and all((mask == truth[i%len(truth)]).all() for i, mask in enumerate(masks))
