@@ -277,8 +277,9 @@ def ious(page, truth, n):
     "IoU of what is painted with the truth of the frame that is shown, for `n` frames."
     for label, value in (("Opacity", 1), ("Smoothing", 0), ("Colour", "#00ff00")): set_to(page, label, value)
     wait(lambda: painted(picture(page)).any(), 120, "nothing is painted")
-    found, last = [], None
+    found, last, end = [], None, time.monotonic() + 120
     while len(found) < n:
+        assert time.monotonic() < end, f"{len(found)} of {n} frames in two minutes"
         img = picture(page)
         number = read_bars(img)
         if number is not None and number != last:

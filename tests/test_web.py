@@ -403,3 +403,47 @@ def test_knobs_keys_camera_and_a_phones_screen(browser, site, photos):
         choose(page, photos[1])
         page.wait_for_selector("#saves:visible", timeout=LONG)
         page.screenshot(path=OUT/"desktop.png", full_page=True)
+
+
+def tab_to(page, wanted, key="Tab"):
+    "Press Tab until something that a selector names has the focus; whatever has it on the way shows that."
+    for _ in range(40):
+        page.keyboard.press(key)
+        if page.evaluate("document.activeElement === document.body"): continue
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+        if page.evaluate("wanted => document.activeElement.matches(wanted)", wanted): return
+    raise AssertionError(f"no Tab leads to {wanted}")
+
+
+@needs_runtime
+def test_all_is_done_by_keyboard_alone(browser, site, photos):
+    with opened(browser, site, permissions=["camera"]) as (page, _):
+        def press_saving(key):
+            with page.expect_download() as download: page.keyboard.press(key)
+            return np.asarray(Image.open(download.value.path()))
+
+        tab_to(page, "#choose")
+        with page.expect_file_chooser() as chooser: page.keyboard.press("Enter")
+        chooser.value.set_files(photos[1])
+        page.wait_for_selector("#saves:visible", timeout=LONG)
+        assert page.text_content("#said").startswith(photos[1].name)
+        tab_to(page, "#view")
+        page.keyboard.press("ArrowDown")
+        page.wait_for_function("document.getElementById('view').value === 'mask'")
+        tab_to(page, "[data-save=mask]")
+        usual = press_saving("Enter")
+        tab_to(page, "#threshold", "Shift+Tab")
+        said = page.text_content("#said")
+        page.keyboard.press("End")
+        page.wait_for_function("text => document.getElementById('said').textContent !== text", arg=said)
+        tab_to(page, "[data-save=mask]")
+        strict = press_saving("Space")
+        assert strict.shape == usual.shape and (strict > 0).sum() < (usual > 0).sum()
+        tab_to(page, "#camera")
+        page.keyboard.press("Enter")
+        page.wait_for_function("() => / masks a second/.test(document.getElementById('said').textContent)",
+                               timeout=LONG)
+        tab_to(page, "#stop")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#stop", state="hidden")
+        tab_to(page, "#choose")
