@@ -9,13 +9,13 @@ __all__ = ['mask_archive']
 import os
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Any
 
 from .places import list_pictures, open_place
-from .pool import NAMES, PATIENCE, Room, answers, connected
-from .record import Done, Record, write_names
-from .workers import Order, Outputs
+from .pool import NAMES, PATIENCE, Room, Work, answers, connected, count_rows, names_written
+from .record import Done, Record
+from .workers import Order, Outputs, Worker
 from ..core import SkyError
 from ..jobs import job_settings
 from ..kept import digest
@@ -60,14 +60,15 @@ def mask_archive(
                 if picture in done: counts["skipped"] += 1
                 else: yield picture
 
-        stack.callback(_remove, out, NAMES)
-        _remove(out, NAMES)
-        total = write_names(todo(), out, f"{NAMES}/1")
+        total = stack.enter_context(names_written(todo(), out))
         if not total and not counts["skipped"]: raise SkyError(f"{source.path}: no pictures there; check the address")
         if total:
             stack.enter_context(connected(address))
-            for rows in answers(order, record, total, Room(workers, cpus, gpus), patience, say):
-                tell(counts, total, _counted(rows, counts))
+            work, room = Work(Worker, (order,), settings), Room(workers, cpus, gpus)
+            for rows in answers(work, record, total, room, patience, say):
+                failed = count_rows(rows, counts)
+                counts["without_sky"] += rows["has_sky"].to_pylist().count(False)
+                tell(counts, total, failed)
         counts["lost"] = total - counts["done"] - counts["failed"]
     return counts
 
@@ -83,16 +84,3 @@ def _check(source, out, layout, overwrite):
     found = [p.rstrip("/").rpartition("/")[2] for p in out.fs.ls(out.path, detail=False)]
     if found and "sky" not in found and NAMES not in found:
         raise SkyError(f"{out.path}: holds other things; name another folder, or give --overwrite")
-
-
-def _remove(place, folder):
-    with suppress(FileNotFoundError): place.fs.rm(place.at(folder), recursive=True)
-
-
-def _counted(rows, counts):
-    "Count rows; gives those that failed."
-    failed = [row for row in rows.select(["path", "failed", "why"]).to_pylist() if row["failed"]]
-    counts["failed"] += len(failed)
-    counts["done"] += rows.num_rows - len(failed)
-    counts["without_sky"] += rows["has_sky"].to_pylist().count(False)
-    return failed

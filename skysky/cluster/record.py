@@ -53,9 +53,11 @@ class Record:
     def __init__(self,
                  place: Place,  # of the outputs
                  folder: str = "sky",  # below it: of the parts
+                 schema: pa.Schema = SCHEMA,
     ):
         "Find the parts that are there; nothing is written."
-        self.place, self.folder, self.pending, self.n, self.since = place, folder, [], 0, time.monotonic()
+        self.place, self.folder, self.schema = place, folder, schema
+        self.pending, self.n, self.since = [], 0, time.monotonic()
         try: self.parts = sorted(p for p in place.fs.ls(place.at(folder), detail=False) if p.endswith(".parquet"))
         except FileNotFoundError: self.parts = []
         except Exception as e: raise SkyError(f"{place.at(folder)}: cannot be read ({e})") from e
@@ -74,7 +76,7 @@ class Record:
                 try:
                     table = pq.ParquetFile(file)
                     found = table.schema_arrow
-                    if MARK.encode() not in (found.metadata or {}) or not found.equals(SCHEMA):
+                    if MARK.encode() not in (found.metadata or {}) or not found.equals(self.schema):
                         raise SkyError(f"{part}: there, and no table of this kind; name another folder with -o")
                     yield from table.iter_batches()
                 except pa.ArrowException as e: raise SkyError(f"{part}: damaged ({e}); delete it, and --resume") from e
