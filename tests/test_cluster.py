@@ -185,8 +185,8 @@ def test_a_node_is_lost_for_good(tmp_path, cores):
     pictures(tmp_path/"in", n)
     mask_folder(tmp_path/"in", tmp_path/"one", Segmenter(size=SIZE))
     def run(**more):
-        return mask_archive(tmp_path/"in", tmp_path/"many", {"size": SIZE}, patience=60 if cores else 10, say=lines.append,
-                            tell=lambda *_: rows.set(), **more)
+        return mask_archive(tmp_path/"in", tmp_path/"many", {"size": SIZE}, patience=60 if cores else 10,
+                            say=lines.append, tell=lambda *_: rows.set(), **more)
     with two_nodes(cores) as (cluster, node), ThreadPoolExecutor(1) as pool:  # Ray starts nodes in the main thread
         job = pool.submit(run)
         while not rows.wait(.1): assert not job.done(), job.result()
