@@ -8,6 +8,7 @@ import random
 import re
 import subprocess
 import sys
+import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -60,6 +61,31 @@ def test_same_bytes_and_resume(tmp_path):
     assert (again.returncode, again.stderr) == (0, "") and "0 done" in again.stdout, again.stderr
     assert "7 already there" in again.stdout
     assert len(paths(tmp_path/"many")) == 7 and not (tmp_path/"many/.skysky-names").exists()
+
+
+def test_shards_and_resume(tmp_path):
+    "A WebDataset of two tar files, one of them damaged and mended: the masks of its pictures."
+    pictures(tmp_path/"in", 6)
+    mask_folder(tmp_path/"in", tmp_path/"one", Segmenter(size=SIZE))
+    (tmp_path/"shards").mkdir()
+    names = sorted(p.relative_to(tmp_path/"in").as_posix() for p in (tmp_path/"in").rglob("*.jpg"))
+    for shard in range(2):
+        with tarfile.open(tmp_path/f"shards/{shard}.tar", "w") as tar:
+            for name in names[shard::2]: tar.add(tmp_path/"in"/name, name)
+    whole = (tmp_path/"shards/1.tar").read_bytes()
+    (tmp_path/"shards/1.tar").write_bytes(b"cut off")
+    def run(*more):
+        command = [*SKYSKY, "cluster", "mask", "shards", "-o", "many", "--shards", "--size", str(SIZE), *more]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    first = run()
+    assert first.returncode == 1 and "1.tar: damaged" in first.stderr, first.stderr
+    (tmp_path/"shards/1.tar").write_bytes(whole)
+    again = run("--resume")
+    assert "1 already there" in again.stdout, again.stdout + again.stderr
+    found = {}
+    for shard in (tmp_path/"many").glob("*.tar"):
+        with tarfile.open(shard) as tar: found |= {m.name: tar.extractfile(m).read() for m in tar}
+    assert found == {name.replace(".png", ".mask.png"): mask for name, mask in masks(tmp_path/"one").items()}
 
 
 def test_the_scores_of_a_set(tmp_path):

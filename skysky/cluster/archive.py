@@ -15,6 +15,7 @@ from typing import Any
 from .places import list_pictures, open_place
 from .pool import NAMES, PATIENCE, Room, Work, answers, connected, count_rows, names_written
 from .record import Done, Record
+from .shards import SHARDS, ShardWorker, shards_of
 from .workers import Order, Outputs, Worker
 from ..core import SkyError
 from ..jobs import job_settings
@@ -31,6 +32,7 @@ def mask_archive(
     kinds=("mask",),  # keys of `skysky.layouts.OUTPUTS`; none: the table alone
     layout="skysky",  # see `skysky.layouts.layout_of`
     edits: Edits = NO_EDITS,
+    shards: bool = False,  # the source holds shards, and so will the outputs, see `skysky.cluster.shards`
     address: str | None = None,  # see `connected`
     workers: int | None = None,  # at most; None: as many as the cluster has room for
     cpus: int = 1,  # cores of a worker
@@ -42,7 +44,7 @@ def mask_archive(
     patience: float = PATIENCE,  # s, see `skysky.cluster.pool.answers`
     say: Callable[[str], object] = lambda line: None,  # gets a line about what is left out, or lost
     tell: Callable[[Counter, int, list[dict]], object] = lambda counts, total, failed: None,  # as rows come
-) -> Counter:  # number of pictures done, skipped, failed, without_sky; and lost, of which nothing is known
+) -> Counter:  # done, failed, without_sky: pictures; of names: skipped, answered, and lost, of which nothing is known
     "Mask all pictures of an archive. `SkyError` when there are none, or something would be lost."
     source, out, layout = open_place(source), open_place(out), layout_of(layout)
     _check(source, out, layout, overwrite)
@@ -53,23 +55,26 @@ def mask_archive(
     counts, final = Counter(), () if retry else ("picture",)
     with ExitStack() as stack:
         record = stack.enter_context(Record(out))
-        done = stack.enter_context(Done(record, settings, final, Outputs(order))) if resume else ()
+        done = stack.enter_context(Done(record, settings, final, Outputs(order, shards))) if resume else ()
 
         def todo():
-            for picture in list_pictures(source, say):
+            for picture in list_pictures(source, say, SHARDS if shards else None):
                 if picture in done: counts["skipped"] += 1
                 else: yield picture
 
         total = stack.enter_context(names_written(todo(), out))
-        if not total and not counts["skipped"]: raise SkyError(f"{source.path}: no pictures there; check the address")
+        if not total and not counts["skipped"]:
+            raise SkyError(f"{source.path}: no {'shards' if shards else 'pictures'} there; check the address")
         if total:
             stack.enter_context(connected(address))
-            work, room = Work(Worker, (order,), settings), Room(workers, cpus, gpus)
+            room, work = Room(workers, cpus, gpus), Work(Worker, (order,), settings)
+            if shards: work = Work(ShardWorker, (order,), settings, shards_of, 1)
             for rows in answers(work, record, total, room, patience, say):
+                counts["answered"] += work.finished(rows)
                 failed = count_rows(rows, counts)
                 counts["without_sky"] += rows["has_sky"].to_pylist().count(False)
                 tell(counts, total, failed)
-        counts["lost"] = total - counts["done"] - counts["failed"]
+        counts["lost"] = total - counts["answered"]
     return counts
 
 

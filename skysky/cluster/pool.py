@@ -45,6 +45,8 @@ class Work(NamedTuple):
     worker: Callable  # gives what takes a page of names and gives their rows; called on each machine with
     args: tuple  # these, and a function that counts, see `skysky.cluster.workers.Worker`
     settings: str  # hash of all that the rows depend on
+    finished: Callable[[pa.Table], int] = len  # of some rows: how many names they settle
+    block: int = BLOCK  # most names that a worker takes at once
 
 
 class _Actor:
@@ -80,13 +82,13 @@ def connected(
 def _same(names): return names
 
 
-def _sizes(room, total):
+def _sizes(work, room, total):
     "How many workers there are, and how many pictures one of them takes at once."
     workers = room.workers
     if not workers:
         there = ray.cluster_resources()
         workers = max(1, int(there.get("GPU", 0)/room.gpus if room.gpus else there.get("CPU", 1)/room.cpus))
-    return min(workers, total), max(1, min(BLOCK, total//(workers*SHARES)))
+    return min(workers, total), max(1, min(work.block, total//(workers*SHARES)))
 
 
 def _rows(work, record, names, room, workers, block, watch):
@@ -164,12 +166,12 @@ def answers(
     place, names, single, n = record.place, f"{NAMES}/1", False, 0
     for turn in count(2):
         before, clock = n, _Clock()
-        workers, block = _sizes(room, total - n)
+        workers, block = _sizes(work, room, total - n)
         try:
             for rows in _rows(work, record, names, room, workers, 1 if single else block, _watch(clock, patience)):
                 clock.tick()
                 record.add(rows)
-                n += rows.num_rows
+                n += work.finished(rows)
                 yield rows
         except _Stalled as e:
             line = f"a machine of the cluster is lost, and nothing has come for {patience:.0f} s"

@@ -120,6 +120,7 @@ def evaluate_set(
             stack.enter_context(connected(address))
             work = Work(Judge, (dataset, options, settings), settings)
             for rows in answers(work, record, total, room, patience, say):
+                counts["answered"] += len(rows)
                 tell(counts, total, count_rows(rows, counts))
     index = {name: i for i, name in enumerate(dataset.names)}
     rows, errors, *found = _gathered(record.rows(0 if resume else record.old), settings, index)

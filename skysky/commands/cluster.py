@@ -25,7 +25,7 @@ class _Progress:
         show = not self.quiet and sys.stderr.isatty()
         if show and failed: click.echo("\r\x1b[K", nl=False, err=True)
         for row in failed: echo(f"skysky: {row['why']}", err=True)
-        n = counts["done"] + counts["failed"]
+        n = counts["answered"]
         rate = n/max(time.perf_counter() - self.start, .01)
         line = f"{n} of {total}, {counts['failed']} failed, {rate:.1f} a second, {(total - n)/rate/60:.0f} min to go"
         if show: click.echo(f"\r\x1b[K{line}", nl=n == total, err=True)
@@ -64,6 +64,8 @@ def cluster():
 @click.option("--save", default="mask", metavar="KIND,...", help="What to write, as for `skysky mask`.")
 @click.option("--table-only", is_flag=True, help="Write the table alone.")
 @click.option("--layout", default="skysky", metavar="NAME", help="Names and values of the masks, as for `skysky mask`.")
+@click.option("--shards", is_flag=True,
+              help="SOURCE holds WebDataset's .tar files or .parquet tables of pictures, and so will PLACE.")
 @_room_options
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", show_default="1, on a GPU 8",
               help="Pictures of one shape that go through the model together.")
@@ -73,7 +75,7 @@ def cluster():
 @model_options
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.pass_context
-def mask_cluster(ctx, source, out, save, table_only, layout, address, workers, cpus, gpus, batch, resume, retry,
+def mask_cluster(ctx, source, out, save, table_only, layout, shards, address, workers, cpus, gpus, batch, resume, retry,
                  overwrite, quiet, **model):
     """Write the sky masks of an archive, on all machines of a Ray cluster.
 
@@ -84,9 +86,10 @@ def mask_cluster(ctx, source, out, save, table_only, layout, address, workers, c
     from skysky.cluster.archive import mask_archive
     options = _segmenter_options(**model, gpus=gpus)
     kinds, start = () if table_only else tuple(kind.strip() for kind in save.split(",")), time.perf_counter()
-    counts = mask_archive(source, out, options, kinds, layout, address=address, workers=workers, cpus=cpus, gpus=gpus,
-                          batch=batch, resume=resume or retry, retry=retry, overwrite=overwrite,
-                          say=lambda line: echo(f"skysky: {line}", err=True), tell=_Progress(quiet))
+    counts = mask_archive(source, out, options, kinds, layout, shards=shards, address=address,
+                          workers=workers, cpus=cpus, gpus=gpus, batch=batch, resume=resume or retry,
+                          retry=retry, overwrite=overwrite, say=lambda line: echo(f"skysky: {line}", err=True),
+                          tell=_Progress(quiet))
     notes = {"without sky": "without_sky", "already there": "skipped", "failed": "failed",
              "without an answer, --resume takes them again": "lost"}
     notes = "".join(f", {counts[key]} {what}" for what, key in notes.items() if counts[key])
