@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import socket
 import subprocess
 import sys
 import tarfile
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
+from urllib.request import urlopen
 
 import cv2
 import numpy as np
@@ -153,6 +155,31 @@ def test_ray_reports_to_nobody(monkeypatch):
     assert usage_lib.usage_stats_enabled()  # what Ray does by itself
     monkeypatch.setattr(pool.ray, "init", lambda *_, **__: asked.append(usage_lib.usage_stats_enabled()))
     with pool.connected(): assert asked == [False]
+
+
+def test_prometheus_finds_the_counts(tmp_path):
+    "What `ray[default]` brings serves them; without it nobody asks."
+    for name in ("opencensus", "opentelemetry.sdk"): pytest.importorskip(name, reason="needs ray[default]")
+    import ray
+
+    from skysky.cluster import mask_archive
+    pictures(tmp_path/"in", 60)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    ray.init("local", num_cpus=1, _metrics_export_port=port, include_dashboard=False, log_to_driver=False,
+             _system_config={"metrics_report_interval_ms": 500})
+    try:
+        mask_archive(tmp_path/"in", tmp_path/"many", {"size": SIZE})
+        for _ in range(60):
+            with urlopen(f"http://127.0.0.1:{port}/metrics") as page: text = page.read().decode()
+            counted = re.finditer(r'^ray_(skysky_\w+_total)\{.*?\b(?:state|stage)="(\w+)"', text, re.M)
+            found = {m.groups() for m in counted}
+            if len(found) >= 4: break
+            time.sleep(1)
+    finally: ray.shutdown()
+    assert found == {("skysky_pictures_total", "pictures"), ("skysky_pictures_total", "errors"),
+                     ("skysky_seconds_total", "mask"), ("skysky_seconds_total", "write")}
 
 
 def test_names_are_streamed(tmp_path):
