@@ -19,6 +19,7 @@ from urllib.request import urlopen
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 
@@ -213,6 +214,33 @@ def test_files_of_clusters():
         (line,) = re.findall(r"skysky cluster mask (.*?)(?:\"|$)", re.sub(r"\\\n#? *", "", text), re.M)
         with mask_cluster.make_context("mask", line.split()) as context:
             assert context.params["address"] == "auto" and context.params["resume"]
+
+
+def deadly(count):
+    "A worker whose process dies of a picture."
+    from skysky.cluster.record import SCHEMA
+    def work(page):
+        if "c.jpg" in page["name"].to_pylist(): os._exit(1)
+        rows = [{"path": p["name"], "size": p["size"], "stamp": "s", "settings": "h", "failed": "", "why": ""}
+                for p in page.to_pylist()]
+        return pa.Table.from_pylist(rows, SCHEMA)
+    return work
+
+
+def test_a_picture_kills_its_process(tmp_path, monkeypatch):
+    "The others have their rows, also those of its block."
+    from ray import cloudpickle
+
+    from skysky.cluster import places, pool, record
+    monkeypatch.setattr(pool, "RETRIES", 1)
+    monkeypatch.setattr(pool, "SHARES", 2)
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the machines do not know this file
+    place, lines = places.open_place(tmp_path), []
+    names = (places.Listed(f"{name}.jpg", 1, "s", None) for name in "abcd")
+    with pool.connected(), record.Record(place) as table, pool.names_written(names, place) as n:
+        list(pool.answers(pool.Work(deadly, (), "h"), table, n, pool.Room(workers=1), say=lines.append))
+    assert paths(tmp_path) == ["a.jpg", "b.jpg", "d.jpg"]
+    assert lines == ["2 pictures have lost their worker again and again: now each by itself"]
 
 
 @contextmanager
