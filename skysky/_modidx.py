@@ -109,6 +109,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'skysky.cluster.shards._suffix': ('cluster/shards.html#_suffix', 'skysky/cluster/shards.py'),
                                        'skysky.cluster.shards._table': ('cluster/shards.html#_table', 'skysky/cluster/shards.py'),
                                        'skysky.cluster.shards._tar': ('cluster/shards.html#_tar', 'skysky/cluster/shards.py'),
+                                       'skysky.cluster.shards.pictures_of': ('cluster/shards.html#pictures_of', 'skysky/cluster/shards.py'),
                                        'skysky.cluster.shards.read_shard': ('cluster/shards.html#read_shard', 'skysky/cluster/shards.py'),
                                        'skysky.cluster.shards.shards_of': ('cluster/shards.html#shards_of', 'skysky/cluster/shards.py'),
                                        'skysky.cluster.shards.write_shard': ( 'cluster/shards.html#write_shard',

@@ -15,7 +15,7 @@ from typing import Any
 from .places import list_pictures, open_place
 from .pool import NAMES, PATIENCE, Room, Work, answers, connected, count_rows, names_written
 from .record import Done, Record
-from .shards import SHARDS, ShardWorker, shards_of
+from .shards import SHARDS, ShardWorker, pictures_of, shards_of
 from .workers import Order, Outputs, Worker
 from ..core import SkyError
 from ..jobs import job_settings
@@ -71,6 +71,7 @@ def mask_archive(
             if shards: work = Work(ShardWorker, (order,), settings, shards_of, 1)
             for rows in answers(work, record, total, room, patience, say):
                 counts["answered"] += work.finished(rows)
+                if shards: rows = pictures_of(rows)
                 failed = count_rows(rows, counts)
                 counts["without_sky"] += rows["has_sky"].to_pylist().count(False)
                 tell(counts, total, failed)
