@@ -33,7 +33,7 @@ TABLE = {
     "widgets": DEPLOY,
     "sphere": DEPLOY,
     "serve": DEPLOY,
-    "cluster": DEPLOY,
+    "cluster": [*DEPLOY, *(m for m in NUMBER if m.startswith("measure."))],
     "commands": sorted(m for m in NUMBER if m != "cli" and not m.startswith("commands.")),
 }
 
