@@ -62,7 +62,8 @@ class LabelledPairs:
         first = ": ".join(self.problems[0]) if self.problems else ""
         if len(self.problems) > 1: first += f" and {len(self.problems) - 1} more"
         if first and not allow_missing:
-            raise SkyError(f"{root}: {first}; `skysky data check {root}` lists what there is")
+            raise SkyError(f"{root}: {first}; `skysky data check {root}` lists what there is, --allow-missing (on_bad: "
+                           "skip in a config) leaves it out")
         if not pairs: raise SkyError(f"no labelled images in {root}{first and ': '}{first}")
 
     def __len__(self): return len(self.names)
