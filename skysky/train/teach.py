@@ -300,9 +300,9 @@ def teach(
         learn = sky_learner(config, device, lambda line: None)
         learn.add_cb(StopInTime(say))
         with learn.no_bar(), learn.no_logging(): train(config, work/"run", learn=learn, say=lambda line: None)
-        losses = [row["valid_loss"] for row in learn.keep_run.history]
-        rounds = ("best", "last") if losses[-1] > min(losses) else ("best",)
-        news = [load_checkpoint(work/"run"/f"{which}.safetensors")[0] for which in rounds]
+        best, last = (load_checkpoint(work/"run"/f"{which}.safetensors") for which in ("best", "last"))
+        losses = [row["valid_loss"] for row in last[1]["training"]["history"]]
+        news = [best[0], last[0]] if losses[-1] > min(losses) else [best[0]]
         temperature = temperature_of(old, seg)
         share, chosen = _best(card, old, news, temperature, parts["val"], before["val"], lots, before["fixed"])
         said = f"{taught} pairs of {ds.root.name}, {lots.replay.n} rendered scenes{'' if share else ', in vain'}"
