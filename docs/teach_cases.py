@@ -95,8 +95,8 @@ def main(case: str, n: int = 20, wrong: int = 0, many: int = 100, photos: str = 
         real = list(labelled(photos, lambda name: True)) if photos else []
         some = [real[i*len(real)//48] for i in range(48)] if len(real) > 48 else real
         print(f"| {case.partition('=')[0]} | {len(lesson)} | {wrong} | {len(judged)} | {before[0]:.3f} "
-              f"| {after[0]:.3f} | {before[1]:.2%} | {after[1]:.2%} | {lost(taught, rest)} | {lost(taught, some)} | {done.share:g} "
-              f"| {done.seconds/60:.1f} |")
+              f"| {after[0]:.3f} | {before[1]:.2%} | {after[1]:.2%} | {lost(taught, rest)} | {lost(taught, some)} "
+              f"| {done.share:g} | {done.seconds/60:.1f} |")
 
 
 if __name__ == "__main__":
