@@ -50,12 +50,13 @@ def _suggest(photos, out, model, count, overwrite):
                    "judge the result.")
 @click.option("--split", metavar="NAME", help="Part of the set: train, val, test.")
 @label_options
+@click.option("--allow-missing", is_flag=True, help="Leave out pictures without a mask and masks without a picture.")
 @click.option("--rounds", default=8, type=click.IntRange(min=1), metavar="N",
               help="At most; it stops when the held-out pairs get no better.")
 @click.option("--device", metavar="DEVICE", show_default="cuda where there is one, else cpu",
               help="Torch device to learn on.")
 @click.option("--overwrite", is_flag=True, help="Replace files that skysky did not write.")
-def teach(pairs, out, suggest, count, model, hold, split, sky, void, layout, rounds, device, overwrite):
+def teach(pairs, out, suggest, count, model, hold, split, sky, void, layout, allow_missing, rounds, device, overwrite):
     """Teach a model the pairs of a place, in minutes, and say whether it helped.
 
     PAIRS is a folder of pictures and corrected masks, in any layout that skysky knows: images/ and masks/, or photos
@@ -72,8 +73,8 @@ def teach(pairs, out, suggest, count, model, hold, split, sky, void, layout, rou
     from skysky.train.known import open_dataset
     from skysky.train.teach import teach
     check_places([Path(os.path.expanduser(out))])
-    lesson = teach(open_dataset(pairs, split, void=void or True, sky=sky, layout=layout), out, model, held, rounds,
-                   overwrite=overwrite, device=device, say=echo)
+    labelled = open_dataset(pairs, split, allow_missing, void or True, sky, layout)
+    lesson = teach(labelled, out, model, held, rounds, overwrite=overwrite, device=device, say=echo)
     echo(*lesson.text().split("\n"), f"{near(out)}: skysky mask PHOTOS --model {near(out)}; pictures: "
          f"{near(Path(out).with_suffix('.jpg'))}")
     if not lesson.helped: echo("skysky: nothing was learnt that helps", err=True)

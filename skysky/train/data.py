@@ -23,9 +23,6 @@ from .labels import value_ranges
 from .sets import LabelledPairs, Sample
 
 # %% ../../nbs/train/00c_data.ipynb #00000021
-_OF_A_SET = ("colours", "class range")  # problems that all labels of a set share, as a rule: the first one says it
-
-
 @dataclass
 class DataReport:
     "What a check found."
@@ -42,7 +39,8 @@ class DataReport:
         head = f"{self.n} pairs, {mean}, {len(self.problems)} problems"
         tally = [f"  {kind}: {k}" for kind, k in counts.items()]
         note = [f"note: {self.note}"] if self.note else []
-        alike = {kind: f" (and {n - 1} more)" for kind, n in counts.items() if kind in _OF_A_SET and n > 1}
+        of_all = lambda kind, n: kind in ("colours", "class range") or n == self.n  # the first one says it
+        alike = {kind: f" (and {n - 1} more)" for kind, n in counts.items() if n > 1 and of_all(kind, n)}
         said = [f"{kind}: {what}" for kind, what in self.problems if kind not in alike]
         once = [f"{kind}: {next(what for k, what in self.problems if k == kind)}{more}" for kind, more in alike.items()]
         return "\n".join([head, *note, *tally, *once, *said])
@@ -69,7 +67,8 @@ def check_dataset(
     if shares: report.sky = float(np.mean(shares))
     if shares and not any(shares):
         sky = value_ranges(v for v, t in ds.values.items() if t == SKY)
-        report.problems.append(("no sky", f"not one pixel of {len(shares)} labels is sky, which is {sky} here"))
+        which = f", which is {sky} here" if sky else ""
+        report.problems.append(("no sky", f"not one pixel of {len(shares)} labels is sky{which}"))
     return report
 
 

@@ -81,6 +81,8 @@ def read_label(
     if clear: raise LabelError("class range", f"{path}: partly transparent: save it as a grey picture, without alpha")
     pixels = np.asarray(im)
     if depth > 8:
+        if pixels.ndim == 2 and pixels.min() >= 0 and pixels.max() <= 255 and not (pixels % 1).any():
+            return pixels.astype(np.uint8)  # bytes in a wider format
         soft = soft and pixels.dtype.kind != "f" and pixels.max() > 32767  # of 65535
         if pixels.ndim == 3 or pixels.dtype.kind == "f" or (pixels % 257).any() and not soft or pixels.max() > 65535:
             lo, hi = pixels.min(), pixels.max()
@@ -99,7 +101,8 @@ def read_label(
     elif im.mode in ("1", "L", "LA"): return np.asarray(im.convert("L"))
     else:
         pixels = np.asarray(im.convert("RGB"))
-        if (pixels == pixels[..., :1]).all(): return pixels[..., 0]
+        unequal = np.ptp(pixels, axis=-1).max()  # a grey that was stored as colours with loss comes back nearly grey
+        if unequal <= (8 if im.format in ("JPEG", "WEBP") else 0): return pixels[..., 1]
     raise LabelError("colours", f"{path}: painted in {_colors(pixels)}: save it as a grey picture of the values "
                                 f"{value_ranges(values)}")
 

@@ -8,6 +8,8 @@ __all__ = ['Sample', 'LabelledPairs', 'PairFolder', 'existing_folder', 'pictures
 
 # %% ../../nbs/train/00a_sets.ipynb #041ec5b2
 import os
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from copy import copy
@@ -61,7 +63,8 @@ class LabelledPairs:
         first = ": ".join(self.problems[0]) if self.problems else ""
         if len(self.problems) > 1: first += f" and {len(self.problems) - 1} more"
         if first and not allow_missing:
-            raise SkyError(f"{root}: {first}; `skysky data check {root}` lists what there is")
+            raise SkyError(f"{root}: {first}; `skysky data check {root}` lists what there is, --allow-missing (on_bad: "
+                           "skip in a config) leaves it out")
         if not pairs: raise SkyError(f"no labelled images in {root}{first and ': '}{first}")
 
     def __len__(self): return len(self.names)
@@ -167,8 +170,9 @@ def _bare(images: dict[str, list[Path]], labels: dict[str, list[Path]]) -> dict[
 
 
 def _for_cameras(images: dict[str, list[Path]], labels: dict[str, list[Path]]) -> dict[str, list[Path]]:
-    "Labels by the names of their images; `masks/gate.png` holds for all of `images/gate/`."
+    "Labels by the names of their images; `masks/gate.png` holds for `images/gate/`, `masks/mask.png` for all."
     cameras = {name: paths for name, paths in labels.items() if name not in images}
+    if cameras.keys() == labels.keys() in ({"mask"}, {"sky"}): return dict.fromkeys(images, *labels.values())
     whole = {name: cameras[folder] for name in images if name not in labels
              and (folder := name.rpartition("/")[0]) in cameras}
     used = {name.rpartition("/")[0] for name in whole}
@@ -241,6 +245,9 @@ class PolygonPictures(LabelledPairs):
         for path in sorted([*root.glob("*.json"), *root.glob("annotations/*.json")]):
             with suppress(LabelError):  # LabelMe's are none
                 self.shapes |= {n: (path, s) for n, s in coco_shapes(path).items()}
+        bare = lambda name: re.split(r"[/\\]", name)[-1]  # of the paths that other machines wrote
+        alike = Counter(map(bare, self.shapes))
+        self.shapes |= {bare(n): s for n, s in self.shapes.items() if alike[bare(n)] == 1}
         beside = lambda name: [p for d in (folder, root/"labels", root/"masks") if (p := d/f"{name}.json").is_file()]
         pairs = {}
         for name, paths in images.items():
@@ -248,11 +255,22 @@ class PolygonPictures(LabelledPairs):
             if label := [self.shapes[k][0] for k in named] or beside(name): pairs[name] = paths[0], label[0]
             else: problems.append(("missing partner", f"{name}: no polygons"))
         super().__init__(root, pairs, problems, allow_missing)
+        if not sky: self._check_classes()
+
+    def _check_classes(self):
+        "Refuse a set in which nothing is called sky."
+        try: classes = {name for i in range(len(self)) for name, _ in self._drawn(i).shapes}
+        except LabelError: return  # whoever reads it says so
+        if classes and not any(name.lower().startswith(self.sky) for name in classes):
+            raise SkyError(f"{self.root}: its polygons are called {', '.join(sorted(classes)[:9])}, none of them sky: "
+                           "name the one that is (--sky NAME, sky: in a config), or write --sky sky if none is")
+
+    def _drawn(self, i: int) -> Shapes:
+        image, label = self.pairs[name := self.names[i]]
+        known = [self.shapes[k][1] for k in (image.name, f"{name}{image.suffix}") if k in self.shapes]
+        return known[0] if known else labelme_shapes(label)
 
     def __getitem__(self, i: int) -> Sample:
         name = self.names[i]
-        image, label = self.pairs[name]
-        img = read_image(image)
-        known = [self.shapes[k][1] for k in (image.name, f"{name}{image.suffix}") if k in self.shapes]
-        shapes: Shapes = known[0] if known else labelme_shapes(label)
-        return Sample(name, img, draw_shapes(shapes, img.shape[:2], self.sky))
+        img = read_image(self.pairs[name][0])
+        return Sample(name, img, draw_shapes(self._drawn(i), img.shape[:2], self.sky))

@@ -89,6 +89,11 @@ class SkyBrush(AnyWidget):
         "The names of the pictures whose masks are done."
         return [name for name in self.sources if self._file("masks", name).is_file()]
 
+    @property
+    def lesson(self) -> str:
+        "The command that teaches a model the pairs."
+        return f"skysky teach {shlex.quote(str(self.pairs))} -o mine.onnx"
+
 # %% ../../nbs/widgets/03_brush.ipynb #e765f40f
 @patch
 def _file(self: SkyBrush, folder, name) -> Path: return self.pairs/folder/f"{name}.png"
@@ -116,7 +121,7 @@ def _step(self: SkyBrush, step: int) -> str:  # what is to be said
     at, name = max(0, self.at + step), None
     if at >= len(self.visited) and (name := self._next()): self.visited.append(name)
     if not self.visited: self.visited.append(next(iter(self.sources)))  # all are done: the first one to look at
-    said = "" if name or at < len(self.visited) else "all pictures are done"
+    said = "" if name or at < len(self.visited) else f"all pictures are done; {self.lesson}"
     self.at = min(at, len(self.visited) - 1)
     return said
 
@@ -210,5 +215,5 @@ class BrushFolder(W.VBox):
         else:
             if self.brush: self.brush.close()
             self.brush, self.children = brush, [self.path, brush, self.note]
-            said, kind = f"When some are done: skysky teach {shlex.quote(str(brush.pairs))} -o mine.onnx", ""
+            said, kind = f"When some are done: {brush.lesson}", ""
         self.note.value = f'<div class="skysky-note{kind}" role="status">{html.escape(said)}</div>'
