@@ -1186,6 +1186,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'skysky.serve.app': { 'skysky.serve.app.Service': ('serve/app.html#service', 'skysky/serve/app.py'),
                                   'skysky.serve.app.Service.__init__': ('serve/app.html#service.__init__', 'skysky/serve/app.py'),
                                   'skysky.serve.app.Service._answer': ('serve/app.html#service._answer', 'skysky/serve/app.py'),
+                                  'skysky.serve.app.Service._fetched': ('serve/app.html#service._fetched', 'skysky/serve/app.py'),
                                   'skysky.serve.app.Service._measures': ('serve/app.html#service._measures', 'skysky/serve/app.py'),
                                   'skysky.serve.app.Service.card': ('serve/app.html#service.card', 'skysky/serve/app.py'),
                                   'skysky.serve.app.Service.check': ('serve/app.html#service.check', 'skysky/serve/app.py'),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,7 +29,7 @@ from skysky.serve.answers import answer, wanted
 
 NAMES = ("localhost", "sky.test", "turns.test", "127.0.0.1")
 DAYS = {"good": (-1, 9), "late": (-9, -1), "early": (1, 9), "other": (-1, 9), "own": (-1, 9)}  # valid from, to
-SECONDS = 3  # that a fetch may take
+SECONDS = 5  # that a fetch may take
 
 # `skysky serve --fetch` where names lead to where the tests want them.
 SERVICE = """
@@ -150,7 +151,7 @@ ADDRESSES = {  # address, with the ports of servers in it: status, and what is s
     "https://inside.test:{good}/": (403, "not a public server"), "https://127.0.0.2:{good}/": (403, "not a public"),
     "https://[::1]:{good}/": (403, "not a public server"), "https://[::ffff:127.0.0.2]:{good}/": (403, "not a public"),
     "https://2130706434:{good}/": (403, "not a public server"), "https://u:secret@sky.test/": (422, "no user"),
-    "file:///etc/passwd": (422, "only http"), "": (400, "empty"), "https://sky.test:x/": (422, "cannot be"),
+    "file:///etc/passwd": (422, "only http"), "": (422, "only http"), "https://sky.test:x/": (422, "cannot be"),
     "https://sky.test:{good}/ HTTP/1.1\r\nHost: inside.test": (200, ""), "a\nb": (422, "only http"),  # a path, it is
 }
 MOVED = {  # where a server leads to
@@ -202,6 +203,17 @@ def test_a_name_that_turns_gains_nothing(service, places):
     assert asks(service, f"{at}/photo.jpg")[0] == 403, "now it leads inside"
     status, said = asks(service, f"{at}/moved")
     assert status == 403 and "not a public server" in said and not servers["neighbour"].asked
+
+
+def test_servers_that_are_silent_hold_up_nobody_who_sends_a_picture(service, places):
+    "Half of the places are for addresses; more are told to come again."
+    with ThreadPoolExecutor(20) as pool:
+        slow = [pool.submit(asks, service, f"https://sky.test:{places[1]['silent']}/") for _ in range(20)]
+        while sum(future.done() for future in slow) < 4: time.sleep(.01)  # 16 of the 32 places
+        assert ask(service, PHOTOS[0])[0] == 200 and sum(future.done() for future in slow) == 4
+        answers = sorted(future.result(60) for future in slow)
+    assert [status for status, _ in answers] == [422]*16 + [429]*4
+    assert "too many addresses at once" in answers[-1][1]
 
 
 KINDS = {"good": "", "late": "certificate has expired", "other": "Hostname mismatch", "own": "self-signed certificate",

@@ -151,7 +151,8 @@ class Service:
         self.seg = copy(seg)
         self.seg.answers = self.batches
         self.workers = min(usable_threads(), 8) + batch - 1
-        self.pool = ThreadPoolExecutor(self.workers, "worker")
+        self.pool, self.fetches = ThreadPoolExecutor(self.workers, "worker"), set()
+        self.fetchers = ThreadPoolExecutor(ceil(waiting/2), "fetcher")  # a slow server holds up no picture
         self.token, self.may_fetch, self.waiting, self.hosts, self.log = token, may_fetch, waiting, hosts, log
         self.permitted, self.inside, self.ready, self.mean = permitted, 0, False, .1  # s that a picture took lately
         self._measures()
@@ -185,7 +186,7 @@ class Service:
         finally:
             self.ready = False
             await begun
-            self.pool.shutdown()
+            for pool in (self.fetchers, self.pool): pool.shutdown()
             self.batches.close()
 
     async def sky(self, request):
@@ -196,17 +197,20 @@ class Service:
             kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
             if kind == "multipart/form-data": body = await _form_picture(request, body)
             if kind.startswith("text/"): raise Refused(415, f"{kind}: send a picture, a form, or JSON with an address")
-            source = named_address(body) if kind == JSON else body
-            if not source: raise Refused(400, "the body is empty; send a picture")
-            if kind == JSON and not self.may_fetch:
-                raise Refused(403, "nothing is fetched here; send the picture itself, or start it with --fetch")
-            media, data = await place.work(lambda: self._answer(source, want))
+            if kind == JSON: body = await self._fetched(named_address(body), place)
+            if not body: raise Refused(400, "the body is empty; send a picture")
+            media, data = await place.work(lambda: self._answer(body, want))
         return Response(data, media_type=media)
 
+    async def _fetched(self, address, place):
+        if not self.may_fetch:
+            raise Refused(403, "nothing is fetched here; send the picture itself, or start it with --fetch")
+        if len(self.fetches) >= ceil(self.waiting/2):
+            raise Refused(429, "too many addresses at once; come again, or send the picture itself", retry_after="5")
+        try: return await place.work(lambda: fetch_public(address, self.permitted), self.fetchers, self.fetches)
+        except PermissionError as e: raise Refused(403, e) from e
+
     def _answer(self, source, want):
-        if isinstance(source, str):
-            try: source = fetch_public(source, self.permitted)
-            except PermissionError as e: raise Refused(403, e) from e
         try: pixels = int(np.prod(image_size(source)))
         except SkyError as e:
             unknown = isinstance(e.__cause__, (UnidentifiedImageError, ImportError))
@@ -304,18 +308,21 @@ class _Place:
     async def __aexit__(self, *_):
         if not self.future or self.future.done(): self.service.inside -= 1
 
-    async def work(self, work: Callable):
-        "What `work()` returns or raises, in a thread."
+    async def work(self, work: Callable, pool=None, among=None):
+        "What `work()` returns or raises, in a thread; `among` is a set that has it while it runs."
         s, loop = self.service, asyncio.get_running_loop()
 
         def timed():
             start = time.perf_counter()
             try: return work()
-            finally: s.mean += .1*(time.perf_counter() - start - s.mean)
+            finally: s.mean += .1*(time.perf_counter() - start - s.mean)*(pool is None)
 
         def leave(): s.inside -= 1
 
-        self.future = s.pool.submit(timed)
+        self.future = (pool or s.pool).submit(timed)
+        if among is not None:
+            among.add(self.future)
+            self.future.add_done_callback(among.discard)
         try: return await asyncio.wait_for(asyncio.wrap_future(self.future), limit("ANSWER_SECONDS"))
         except asyncio.TimeoutError as e:
             if not self.future.done():  # it is still being worked at, and keeps its place
