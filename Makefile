@@ -50,7 +50,8 @@ test: .venv/dev runtime
 	$(BIN)/ty check
 	$(BIN)/oxlint skysky/static web
 	$(BIN)/nbdev-test --n-workers 2 --timing
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not alone'
+	$(BIN)/python -m pytest -m alone
 
 .venv/docs: .venv/base
 	PYTHONWARNINGS=ignore $(BIN)/pip install -q -e '.[docs]'

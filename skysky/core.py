@@ -120,7 +120,9 @@ def is_out_of_memory(
 def _replaced(path):
     "`os.stat` of the file that writing to `path` replaces, None for a new one; `SkyError` for what is no place for it."
     try: info = os.stat(os.path.expanduser(path))
-    except OSError: return None
+    except OSError as e:
+        if e.errno != errno.ELOOP: return None
+        raise SkyError(f"cannot write {path}: {e.strerror}; name another file") from e
     except ValueError as e: raise SkyError(f"cannot write {path}: {e}; name another file") from e
     if not stat.S_ISREG(info.st_mode): raise SkyError(f"cannot write {path}: not a regular file; name another one")
     for stream in (0, 1, 2):  # /dev/stdout, and the file that a shell sends it to
@@ -293,5 +295,5 @@ def make_folder(
     path: str | os.PathLike,  # may be there
 ):
     "Make a folder to write to, and those above it. Raises `SkyError` when that is impossible."
-    try: Path(path).expanduser().mkdir(parents=True, exist_ok=True)
+    try: Path(os.path.expanduser(path)).mkdir(parents=True, exist_ok=True)
     except OSError as e: raise SkyError(f"cannot write to {path}: {e.strerror}; name another folder") from e

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'FAILURES', 'check_places', 'picture_row', 'Outcome', 'failure_kind', 'model_settings', 'job_settings',
-           'Job', 'mask_folder', 'job_status', 'refuse_picture', 'check_model']
+           'Job', 'mask_folder', 'job_status', 'check_model']
 
 # %% ../nbs/19_jobs.ipynb #00000002
 import errno
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from .core import SkyError, check_outputs, is_ours, printable
 from .images import is_whole
@@ -29,9 +28,9 @@ from .mask import SkyMask
 from .mattes import NO_EDITS, Edits
 from .model_file import model_sha256
 from .parquet import open_table
-from .search import image_suffixes
 from .segment import Segmenter
 from .sources import NOTHING, Plan, address_name, default_output, is_elsewhere, make_ready, take_in, watch
+from .trial import Crash, Trial
 from .waits import saying_waits
 from .weights import check_model_files
 
@@ -85,7 +84,7 @@ class Outcome(NamedTuple):
 FAILURES = {"picture": "cannot be read as a picture", "video": "cannot be read or written as a video",
             "missing": "is not there", "memory": "there is not enough", "drive": "reading or writing broke off",
             "permission": "may not be read, or its outputs not written", "full disk": "no room for its outputs",
-            "address": "cannot be fetched"}
+            "address": "cannot be fetched", "crash": "ends the process that reads it"}
 
 
 def failure_kind(
@@ -95,6 +94,7 @@ def failure_kind(
 ) -> str:  # a key of `FAILURES`
     "Why a picture has failed."
     if isinstance(error, MemoryError): return "memory"
+    if isinstance(error, Crash): return "crash"
     number = getattr(error.__cause__, "errno", None)
     if number in (errno.ENOSPC, errno.EDQUOT): return "full disk"
     if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST): return "permission"
@@ -202,7 +202,7 @@ class Job:
     ) -> Counter:  # number of pictures done, skipped, failed; and without_sky
         "Do the job. Raises `SkyError` when none of the pictures can be done."
         self.segmenter, self.tell = segmenter, tell
-        with self.table or nullcontext(), saying_waits(self._under_way, self.say):
+        with self.table or nullcontext(), Trial() as self.trial, saying_waits(self._under_way, self.say):
             try:
                 for names in self._groups(): self._do(names, batch)
             except KeyboardInterrupt:
@@ -241,12 +241,19 @@ class Job:
         if self.redo == "changed" and names: self._open()
         todo = self._todo(names)
         if (first := next(todo, None)) is None: return
-        with closing(self._open().each(chain([first], todo), self._finish, batch)) as done:
+        with closing(self._open().each(self._begun(chain([first], todo)), self._finish, batch)) as done:
             for path, row in done:
                 name, files, _ = self.work.pop(path)
                 if isinstance(row, Exception): self._fail(name, row)
                 else: self._tell("done", name, files, row)
                 if self.stopped: break
+
+    def _begun(self, paths):
+        "Note of each path that it is under way."
+        for path in paths:
+            with suppress(SkyError):  # a full disk is said by what is written next
+                if self.known: self.known.start(self._key(self.work[path][0]))
+            yield path
 
     def _todo(self, names):
         "The paths of the pictures that are to be done; the others are told at once."
@@ -260,7 +267,10 @@ class Job:
             try:
                 make_ready(Path(path), self.fetched.get(name))
                 self.work[path] = name, files, os.stat(path) if os.path.exists(path) else None
-            except SkyError as e: self._fail(name, e)
+                if self.known and self._key(name) in self.known.suspects: self.trial(path)
+            except SkyError as e:
+                self.work.pop(path, None)
+                self._fail(name, e)
             except OSError as e: self._fail(name, SkyError(f"{path}: cannot be read ({e.strerror}); check it"))
             else: yield path
 
@@ -270,7 +280,8 @@ class Job:
         if self.redo == "missing": there = all(map(is_whole, files.values()))
         elif not known or name in self.fetched and self.fetched[name] == "-": return False
         elif "failed" in known:
-            if self.retry or known["failed"] != "picture" or not unchanged(path, known): return False
+            kept = known["failed"] in ("picture", "crash")
+            if self.retry or not kept or not unchanged(path, known): return False
             self._tell("failed", name, {}, {}, known["failed"], known["why"])
             return True
         else:
@@ -370,20 +381,6 @@ def _compared(folder, name, known):
         if unchanged(file, stamped): continue
         return "stale", f"{os.path.normpath(file)} {'has changed' if os.path.lexists(file) else 'is gone'}"
     return "done", ""
-
-# %% ../nbs/19_jobs.ipynb #j0000029
-def refuse_picture(
-    source: str,  # what a command for videos was given
-):
-    "Name the right command for a file that is a picture and does not move."
-    suffix = Path(source).suffix.lower()
-    if suffix not in image_suffixes() or not os.path.isfile(source): return
-    if suffix in (".gif", ".png", ".webp", ".avif"):
-        try:
-            with Image.open(source) as im:
-                if getattr(im, "n_frames", 1) > 1: return
-        except (OSError, ValueError, Image.DecompressionBombError): return  # whoever reads it will say what is wrong
-    raise SkyError(f"{source}: a picture; run: skysky mask {source}")
 
 # %% ../nbs/19_jobs.ipynb #j0000031
 def check_model(

@@ -100,6 +100,7 @@ class Manifest:
         "Find the records; nothing is written yet. `SkyError`: another process is at work, or the file is none of ours."
         self.path, self.write, self.file, self.lock = Path(folder, MANIFEST), write, None, threading.Lock()
         self.places, self.settings, self.last, self.lines = {}, {}, {}, 0  # input -> place of its last line
+        self.suspects = set()  # inputs that were under way when a run died, or that end whoever reads them
         try:
             if os.path.lexists(self.path): self._open(create=False)
         except SkyError: raise
@@ -139,17 +140,21 @@ class Manifest:
                 if not line.endswith(b"\n"):
                     if place + len(line) < size: place += len(line) + len(f.readline())  # too long: none of ours
                     continue
-                if line.startswith(b'{"input": "'):
-                    with suppress(ValueError):
-                        self.places[json.decoder.scanstring(line.decode(), 11)[0]] = place
+                if line.startswith((b'{"input": "', b'{"begun": "')):
+                    with suppress(ValueError): self._about(json.decoder.scanstring(line.decode(), 11)[0], line, place)
                 elif line.startswith(b'{"' + MARK.encode() + b'":'): self._note(self._parsed(line))
-                self.lines += 1
+                self.lines += not line.startswith(b'{"begun": "')
                 place += len(line)
         self.file.seek(0)
         head = self.file.read(99) if not self.last else b""
         if head and (place or not head.startswith(b'{"' + MARK.encode())):
             raise SkyError(f"{self.path}: there, and not written by skysky; move it away")
         if self.write and place < size: self.file.truncate(place)
+
+    def _about(self, name, line, place):
+        if not line.startswith(b'{"begun"'): self.places[name] = place
+        if line.startswith(b'{"begun"') or b'"failed": "crash"' in line: self.suspects.add(name)
+        else: self.suspects.discard(name)
 
     def _parsed(self, line):
         try: found = json.loads(line)
@@ -215,8 +220,14 @@ class Manifest:
                 append_whole(self.file, line)
         except OSError as e: raise SkyError(f"cannot write {self.path}: {e.strerror}") from e
         if MARK in record: self.last = record
-        else: self.places[record["input"]] = place
-        self.lines += 1
+        elif "input" in record: self._about(record["input"], line, place)
+        self.lines += "begun" not in record
+
+    def start(self,
+              name: str,  # of a picture, relative to the folder
+    ):
+        "Note that a picture is under way: if nothing more is ever said of it, the process has died meanwhile."
+        self._line({"begun": name})
 
     def add(self,
             record: dict,  # "input": name of the picture, and what is known of it

@@ -94,7 +94,7 @@ def model_file(
     model: str | os.PathLike,  # path of an exported .onnx file
 ) -> Path:
     "The path of a model that is there. Raises `SkyError` for what is no file, or too large for one."
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     if not path.is_file(): raise SkyError(f"no model file {model}: give a path to an exported .onnx file")
     if path.stat().st_size > (most := limit("MODEL_BYTES")):
         raise SkyError(f"{path} is too large for a model: more than {most/1e6:,g} MB (SKYSKY_MAX_MODEL_BYTES)")

@@ -17,7 +17,7 @@ import numpy as np
 
 from .core import SkyError, limit, printable, without_secrets
 from .engine import Engine
-from .weights import TIMEOUT, parse_card
+from .weights import TIMEOUT, failure_of, parse_card
 
 # %% ../nbs/04a_remote.ipynb #r1000004
 def is_service(
@@ -66,8 +66,8 @@ class ServiceEngine(Engine):
             except (OSError, HTTPException, ValueError) as e:
                 self._connection.close()
                 if time.monotonic() >= end:
-                    raise SkyError(f"{self.address}: the service does not answer ({e or type(e).__name__}); check the "
-                                   "address, and that it runs") from e
+                    raise SkyError(f"{self.address}: the service does not answer ({failure_of(e)}); check the address, "
+                                   "and that it runs") from e
                 seconds = _AGAIN
             else:
                 if status == 200: return data

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['VIDEO_SUFFIXES', 'NOTHING', 'SETTLED', 'PATIENCE', 'is_list', 'listed', 'find_sources', 'default_output', 'Plan',
-           'watch', 'address_name', 'address_paths', 'fetch', 'read_stdin', 'is_elsewhere', 'take_in', 'make_ready']
+           'watch', 'address_name', 'address_paths', 'fetch', 'read_stdin', 'is_elsewhere', 'take_in', 'make_ready',
+           'refuse_picture']
 
 # %% ../nbs/17_sources.ipynb #00000002
 import os
@@ -17,14 +18,15 @@ from contextlib import nullcontext
 from http.client import HTTPException
 from pathlib import Path
 from urllib import request
-from urllib.error import HTTPError
 from urllib.parse import quote, unquote, urlsplit
+
+from PIL import Image
 
 from .core import SkyError, is_ours, limit, without_secrets
 from .images import IMAGE_SUFFIXES, is_whole
 from .layouts import LAYOUTS, check_bare, distinct_stems, layout_of, output_folder, output_name
-from .search import image_names
-from .weights import TIMEOUT, request_for
+from .search import image_names, image_suffixes
+from .weights import TIMEOUT, failure_of, request_for
 
 # %% ../nbs/17_sources.ipynb #j0000002
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".mxf",
@@ -272,8 +274,7 @@ def fetch(
 
     try: _in_time(transfer, seconds)
     except (OSError, HTTPException, ValueError) as e:
-        why = e if isinstance(e, HTTPError) else getattr(e, "reason", e)  # the cause, without urllib's own words
-        raise SkyError(f"{address_name(address)}: cannot be fetched ({without_secrets(why)}); check the address") from e
+        raise SkyError(f"{address_name(address)}: cannot be fetched ({failure_of(e)}); check the address") from e
 
 
 # %% ../nbs/17_sources.ipynb #j0000023
@@ -327,3 +328,17 @@ def make_ready(
         raise SkyError(f"{name}: a video; run: skysky video {name}")
     if source == "-": read_stdin(path)
     elif source: fetch(source, path)
+
+# %% ../nbs/17_sources.ipynb #j0000029
+def refuse_picture(
+    source: str,  # what a command for videos was given
+):
+    "Name the right command for a file that is a picture and does not move."
+    suffix = Path(source).suffix.lower()
+    if suffix not in image_suffixes() or not os.path.isfile(source): return
+    if suffix in (".gif", ".png", ".webp", ".avif"):
+        try:
+            with Image.open(source) as im:
+                if getattr(im, "n_frames", 1) > 1: return
+        except (OSError, ValueError, Image.DecompressionBombError): return  # whoever reads it will say what is wrong
+    raise SkyError(f"{source}: a picture; run: skysky mask {source}")

@@ -17,13 +17,13 @@ from pathlib import Path
 from .core import SkyError, check_outputs, is_ours, is_stream
 from .defaults import SEQUENCE_RATE, SMOOTHING
 from .frames import ALPHA_OUTPUTS
-from .jobs import Outcome, check_places, failure_kind, model_settings, refuse_picture
+from .jobs import Outcome, check_places, failure_kind, model_settings
 from .layouts import distinct_stems, layout_of
 from .manifest import Manifest, all_unchanged, stamp, stamp_all, unchanged
 from .search import image_suffixes, natural_order
 from .segment import Segmenter
 from .sequence import find_frames, is_sequence
-from .sources import VIDEO_SUFFIXES, default_output, is_list, listed
+from .sources import VIDEO_SUFFIXES, default_output, is_list, listed, refuse_picture
 from .stills import Cut, Known, Stills, write_stills
 from .table import FRAME_COLUMNS
 from .video import Progress, painter, segment_video
@@ -209,7 +209,8 @@ class VideoJob:
         if self.cut: values |= self.cut.settings()
         if self.pictures: values["rate"] = str(self.rate)
         self.settings = self.known.begin(values, len(self))
-        for name in self.names:
+        died = {name for name in self.names if self.below(self.base/name) in self.known.suspects}
+        for name in sorted(self.names, key=died.__contains__):  # what the last run may have died of comes last
             if self.redo == "changed" and self._settled(name): continue
             self._do(name, seg, progress)
             if self.stopped: break
@@ -259,6 +260,7 @@ class VideoJob:
 
     def _do(self, name, seg, progress):
         path, files, before = self.base/name, self.files(name), None
+        with suppress(SkyError): self.known.start(self.below(path))  # a full disk is said by what is written next
         try:
             refuse_picture(str(path))
             with suppress(OSError):  # else whoever reads it says what is wrong

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEFAULT_MODEL', 'TIMEOUT', 'ModelCard', 'read_text_file', 'parse_card', 'read_card', 'write_card',
-           'check_model_files', 'model_folders', 'cache_folder', 'list_models', 'model_card', 'may_fetch',
+           'check_model_files', 'model_folders', 'cache_folder', 'list_models', 'model_card', 'may_fetch', 'failure_of',
            'request_for', 'fetch', 'model_path']
 
 # %% ../nbs/04_weights.ipynb #00000002
@@ -23,7 +23,7 @@ from http.client import HTTPException
 from math import isfinite
 from pathlib import Path
 from queue import Empty, Full, Queue
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 from urllib.parse import quote, unquote
 from urllib.request import Request, urlopen
 
@@ -77,7 +77,7 @@ def read_text_file(
     what: str,  # it is, for the line about a file that cannot be read
 ) -> str:
     "The text of a small file. Raises `SkyError` for one that is missing, no file, too large or not in UTF-8."
-    path, most = Path(path).expanduser(), limit("TEXT_BYTES")
+    path, most = Path(os.path.expanduser(path)), limit("TEXT_BYTES")
     try:
         if path.exists() and not path.is_file(): raise SkyError(f"the {what} {path} is no file")
         if path.stat().st_size > most:
@@ -127,7 +127,7 @@ def read_card(
     path: str | os.PathLike,  # the .json file
 ) -> ModelCard:
     "Read a card. Raises `SkyError`, see `parse_card`."
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     card = parse_card(read_text_file(path, "model card"), path)
     card.home, card.path = path, path.parent/card.file
     return card
@@ -140,7 +140,7 @@ def write_card(
     "Write a card beside its model. Raises `SkyError` for a figure that is no number."
     try: text = json.dumps(asdict(card), indent=2, ensure_ascii=False, allow_nan=False)
     except ValueError as e: raise SkyError(f"the card of {card.name} holds a figure that is no number: {e}") from e
-    with atomic_write(Path(path).expanduser()) as tmp: tmp.write_text(f"{text}\n", "utf-8", "backslashreplace")
+    with atomic_write(Path(os.path.expanduser(path))) as tmp: tmp.write_text(f"{text}\n", "utf-8", "backslashreplace")
 
 # %% ../nbs/04_weights.ipynb #ab000002
 def check_model_files(
@@ -149,7 +149,8 @@ def check_model_files(
     overwrite: bool = False,  # replace other files, too
 ):
     "Refuse to write a model over a source, or over anything but a model with its card."
-    out = Path(out).expanduser()
+    out = Path(os.path.expanduser(out))
+    if out.is_dir(): raise SkyError(f"cannot write {out}: it is a folder; name a file")
     files = [out, out.with_suffix(".json")]
     try: ours = read_card(files[1]).sha256 == model_sha256(out)
     except SkyError: ours = False
@@ -200,7 +201,7 @@ def model_card(
     model: str | os.PathLike,  # a name that `list_models` knows, or the path of an .onnx file
 ) -> ModelCard:
     "The card of a model; for a path without a card one with defaults. Raises `SkyError` that lists the names."
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     if isinstance(model, os.PathLike) or path.suffix == ".onnx" or Path(model).name != model:
         if not path.is_file(): raise SkyError(f"no model file {path}: give an .onnx file or a name of `skysky models`")
         if path.with_suffix(".json").is_file(): card = read_card(path.with_suffix(".json"))
@@ -233,15 +234,24 @@ def _absent(card: ModelCard) -> str:
     return (f"the model {card.name} is not here: {_by_hand(card)} (a clone of skysky has it in weights/), or {way}; "
             f"looked in {', '.join(map(str, _folders(card)))}")
 
+# %% ../nbs/04_weights.ipynb #f1000002
+def failure_of(
+    e: Exception,  # what urllib, http.client, ssl or a socket raises
+) -> str:  # one line, without the secrets of an address
+    "Why a server gave nothing, in a few words."
+    if isinstance(e, URLError) and not isinstance(e, HTTPError): e = e.reason
+    if said := getattr(e, "verify_message", ""): why = f"its certificate is not valid: {said.rstrip('.')}"
+    elif hasattr(e, "library"): why = f"no TLS with it: {(e.reason or str(e)).replace('_', ' ').lower()}"
+    else: why = str(e) or type(e).__name__
+    return without_secrets(printable(why))
+
 # %% ../nbs/04_weights.ipynb #0000001e
 @contextmanager
 def _network(address: str, by_hand: str):  # what is fetched, and what is left to the user otherwise
     "Turn what urllib raises into one line."
     try: yield
     except (OSError, HTTPException, ValueError) as e:
-        why = e if isinstance(e, HTTPError) else getattr(e, "reason", e)  # the cause, without urllib's own words
-        raise SkyError(f"cannot fetch {without_secrets(address)} ({without_secrets(str(why))}): try again, or {by_hand}"
-                       ) from e
+        raise SkyError(f"cannot fetch {without_secrets(address)} ({failure_of(e)}): try again, or {by_hand}") from e
 
 # %% ../nbs/04_weights.ipynb #00000020
 TIMEOUT = 30  # s without a byte, after which a server counts as silent

@@ -28,8 +28,11 @@ from skysky.scenes import render_scene
 from skysky.table import csv_table
 from skysky.write_video import VideoWriter
 
+pytestmark = pytest.mark.alone  # a window and its clock
+
 SKYSKY = [sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
           "from skysky.cli import main; main(prog_name='skysky')"]
+SOAK = float(os.environ.get("SKYSKY_SOAK", 12))  # s
 NO_DISPLAY = {**os.environ, "DISPLAY": "", "WAYLAND_DISPLAY": ""}
 
 
@@ -227,7 +230,7 @@ def screen(tmp_path):
         yield name, lambda: np.fromfile(tmp_path/"Xvfb_screen0", np.uint8)[-640*480*4:].reshape(480, 640, 4)[..., 2::-1]
     finally:
         server.terminate()
-        server.wait()
+        server.wait(60)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Xvfb")
@@ -287,7 +290,7 @@ def test_what_was_recorded_when_the_power_failed_is_there_and_plays(tmp_path, su
         wait_until(lambda: (tmp_path/"out.csv").exists() or run.poll() is not None)
         wait_until(lambda: (tmp_path/"out.csv").read_bytes().count(b"\n") > 80, 300)
         run.kill()
-        run.wait()
+        run.wait(60)
     finally:
         run.kill()
         server.stop()
@@ -483,8 +486,9 @@ def test_an_error_keeps_what_was_recorded(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.timeout(300 + 2*SOAK)
 def test_a_long_run_stays_small_and_takes_the_source_up_again(tmp_path):
-    seconds, used = float(os.environ.get("SKYSKY_SOAK", 12)), []
+    used = []
     server = Server(Street)
     command = [*SKYSKY, "camera", f"http://127.0.0.1:{server.port}/cam", "--csv", "out.csv"]
     def rows(): return (tmp_path/"out.csv").read_bytes().count(b"\n")
@@ -493,7 +497,7 @@ def test_a_long_run_stays_small_and_takes_the_source_up_again(tmp_path):
     try:
         wait_until(lambda: (tmp_path/"out.csv").exists() or run.poll() is not None)
         for i in range(12):
-            time.sleep(seconds/14)
+            time.sleep(SOAK/14)
             used.append(psutil.Process(run.pid).memory_info().rss/1e6)
             if i in (1, 3, 5, 7, 9):
                 server.stop()
@@ -501,7 +505,7 @@ def test_a_long_run_stays_small_and_takes_the_source_up_again(tmp_path):
                 server, before = Server(Street, server.port), rows()
                 wait_until(lambda before=before: rows() > before + 3)
         run.send_signal(signal.SIGINT)
-        out, error = run.communicate(timeout=300 + seconds)
+        out, error = run.communicate(timeout=300 + SOAK)
     finally:
         run.kill()
         server.stop()

@@ -6,6 +6,7 @@ import random
 import socket
 import struct
 import subprocess
+import sys
 import time
 import zlib
 from contextlib import suppress
@@ -19,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from test_cli import SKYSKY, files, photo
+from test_cli import SKYSKY, as_anybody, files, photo
 from test_video import make
 
 from skysky import Segmenter, read_image
@@ -700,11 +701,97 @@ def test_a_bad_argument_is_refused_in_a_line(tmp_path, monkeypatch, model, args)
     assert not [f for f in files(tmp_path) if f not in ("x.png", "x.mp4", LOOP)]
 
 
+NOBODY = "~nobody_here/x"
+READ = [(*args, name) for args in (
+    ("evaluate", "-o", "out"), ("data", "check"), ("teach", "-o", "out.onnx"), ("teach", "--suggest"), ("fixed",),
+    ("sphere", "--projection", "fisheye", "--circle", "9,9,9"), ("train", "-o", "out"), ("export", "-o", "out.onnx"),
+    ("quantize", "--images", "x.png", "-o", "out.onnx"), ("quantize", "mosaic", "-o", "out.onnx", "--images"),
+    ("evaluate", "in", "-o", "out", "--model"), ("cluster", "mask", "-o", "out"))
+    for name in (LOOP, NOBODY, "x.png/below", LONG, ESCAPE)
+    if args[1:] != ("--suggest",) or name != LOOP]  # that has a line a picture, and one at the end
+WRITTEN = [(*args, name) for args in (
+    ("evaluate", "in", "-o"), ("data", "render", "-n", "1"), ("fixed", "in/images", "--csv"),
+    ("fixed", "in/images", "--plot"), ("fixed", "in/images", "-o"),
+    ("sphere", "x.png", "--projection", "fisheye", "--circle", "9,9,9", "--csv"),
+    ("sphere", "x.png", "--projection", "fisheye", "--circle", "9,9,9", "-o"), ("camera", "x.mp4", "--record"),
+    ("camera", "x.mp4", "--csv"), ("teach", "in", "--suggest", "-o"), ("train", "c.yaml", "-o"), ("bench", "-o"),
+    ("mask", "x.png", "--csv"), ("mask", "x.png", "--log"), ("video", "x.mp4", "--csv"))
+    for name in (LOOP, "x.mp4", f"{LOOP}/below", "x.png/below", LONG)]
+WRITTEN += [(*args, name) for args in (("export", "x.mp4", "-o"), ("quantize", "mosaic", "--images", "x.png", "-o"),
+                                       ("teach", "in", "-o")) for name in (".", "/", "in", "loop.onnx", "x.png/b.onnx")]
+
+
+@pytest.mark.parametrize("args", READ + WRITTEN, ids=lambda args: ascii(" ".join(args))[:70])
+def test_a_name_that_nothing_can_be_read_from_or_written_to(tmp_path, monkeypatch, model, args):
+    "Of every command: a line, and nothing is lost or left."
+    monkeypatch.chdir(tmp_path)
+    for name in ("x.png", "in/images/a.png", "in/images/b.png", "in/masks/a.png", "in/masks/b.png"):
+        photo(tmp_path/name, size=(64, 48))
+    (tmp_path/"x.mp4").write_bytes(b"the user's")
+    (tmp_path/"c.yaml").write_text("epochs: 1\n")
+    for name in (LOOP, "loop.onnx"): (tmp_path/name).symlink_to(name)
+    before = files(tmp_path)
+    of_models = args[0] in ("evaluate", "fixed", "sphere", "camera", "mask", "video", "teach") and "--model" not in args
+    refused(tmp_path, *args, *(("--model", model) if of_models else ()))
+    assert files(tmp_path) == before and (tmp_path/LOOP).is_symlink()
+
+
+EACH = """
+import json, sys
+from click.testing import CliRunner
+from skysky.cli import main
+for args in json.load(sys.stdin):
+    done = CliRunner().invoke(main, args, prog_name="skysky")
+    print(json.dumps([done.exit_code, done.stderr.strip(), repr(done.exception)]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="takes root's rights away as Linux does")
+def test_no_command_writes_where_it_may_not(tmp_path, model):
+    for name in ("x", *(f"in/images/{c}" for c in "abcd")): photo(tmp_path/f"{name}.png", size=(64, 48))
+    (tmp_path/"in/masks").mkdir()
+    for c in "abcd": Image.fromarray(np.where(IMG[..., 2] == 220, np.uint8(255), np.uint8(0))).save(
+        tmp_path/f"in/masks/{c}.png")
+    make(tmp_path/"x.mp4", range(3), size=(64, 48))
+    (tmp_path/"c.yaml").write_text("epochs: 1\n")
+    ours, fish = ("--model", str(model)), ("x.png", "--projection", "fisheye", "--circle", "32,24,20")
+    commands = [
+        ("mask", "in/images", *ours), ("mask", "x.png", "--csv", "t.csv", "-o", "..", *ours), ("sphere", *fish, *ours),
+        ("mask", "x.png", "--log", "t.log", "-o", "..", *ours), ("mask", "x.png", "-o", "in/images", *ours),
+        ("video", "x.mp4", *ours), ("video", "x.mp4", "--csv-only", *ours), ("video", ".", *ours),
+        ("video", "x.mp4", "--save", "frames", *ours), ("fixed", "in/images", *ours), ("data", "render", "new"),
+        ("camera", "x.mp4", "--no-window", "--record", "r.mp4", *ours), ("evaluate", "in", "-o", "report", *ours),
+        ("camera", "x.mp4", "--no-window", "--csv", "r.csv", *ours), ("teach", "in", "-o", "m.onnx"),
+        ("teach", "in/images", "--suggest", *ours), ("train", "c.yaml", "-o", "run"),
+        ("export", "x.png", "-o", "m.onnx"), ("quantize", "mosaic", "--images", "x.png", "-o", "m.onnx"),
+        ("bench", "-o", "bench")]
+    before = files(tmp_path)
+    folders = [p for p in (tmp_path, *tmp_path.rglob("*")) if p.is_dir()]
+    for folder in folders: folder.chmod(0o555)
+    try: run = subprocess.run([sys.executable, "-c", EACH], input=json.dumps(commands), text=True, capture_output=True,
+                              cwd=tmp_path, preexec_fn=as_anybody)
+    finally:
+        for folder in folders: folder.chmod(0o755)
+    said = list(map(json.loads, run.stdout.splitlines()))
+    assert len(said) == len(commands), run.stderr
+    for command, (status, line, error) in zip(commands, said, strict=True):
+        assert status == 1 and error.startswith("SystemExit") and "Permission denied" in line, (command, line, error)
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["empty", "noise", "cut at 40%", "a circle", "floats in", "a folder", "zero"])
+def test_a_bad_model_is_not_made_int8(tmp_path, model, name):
+    photo(tmp_path/"x.png")
+    put(tmp_path/"m.onnx", models(model)[name])
+    refused(tmp_path, "quantize", tmp_path/"m.onnx", "--images", tmp_path/"x.png", "-o", tmp_path/"out.onnx")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "x.png"]
+
+
 def test_there_are_many():
     counts = {"pictures": len(PICTURES), "awkward pictures": len(AWKWARD), "models": len(MODELS), "cards": len(CARDS),
               "configs": len(CONFIGS),
               "lists": len(LISTS), "tables": len(TABLES), "records": len(RECORDS), "addresses": len(ADDRESSES),
               "limits": 24, "lists of videos": len(LISTS), "projects": len(PROJECTS), "masks to combine": len(COMBINED),
-              "arguments": len(ARGUMENTS)}
+              "arguments": len(ARGUMENTS), "names to read": len(READ), "names to write to": len(WRITTEN)}
     print(", ".join(f"{n} {what}" for what, n in counts.items()), "and 50 videos")
-    assert sum(counts.values()) > 400
+    assert sum(counts.values()) > 600

@@ -33,7 +33,7 @@ TABLE = {
     "widgets": DEPLOY,
     "sphere": DEPLOY,
     "serve": DEPLOY,
-    "cluster": DEPLOY,
+    "cluster": [*DEPLOY, *(m for m in NUMBER if m.startswith("measure."))],
     "commands": sorted(m for m in NUMBER if m != "cli" and not m.startswith("commands.")),
 }
 
@@ -175,3 +175,10 @@ def test_notebooks_are_clean_and_small(path):
         for output in cell.get("outputs", []):
             assert output.get("execution_count") is None
             assert output["output_type"] != "error", f"{output.get('ename')}: {output.get('evalue')}"
+
+
+def test_no_path_of_a_stranger_is_more_than_a_name():
+    "`Path.expanduser` and `Path.resolve` raise what is no OSError, of ~nobody and of links in a circle."
+    for module in MODULES:
+        found = re.search(r"(?<!os\.path)\.expanduser\(|(?<!__file__\))\.resolve\(", source(module))
+        assert not found, f"{module}: os.path.expanduser and os.path.realpath take any name"

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.alone  # two trainings
+
 CONFIG = """
 data: [{scenes: 40}]
 valid: [{scenes: 11, seed: 1000}]

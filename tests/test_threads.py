@@ -18,6 +18,8 @@ from skysky.segment import Segmenter
 from skysky.video import segment_video, video_segmenter
 from skysky.write_video import VideoWriter
 
+pytestmark = pytest.mark.alone  # counts threads
+
 HERE = "skysky.engines.os.sched_getaffinity" if hasattr(os, "sched_getaffinity") else "skysky.engines.os.cpu_count"
 
 
@@ -63,10 +65,10 @@ def test_two_videos_at_once(clip, tmp_path, noted):
         try: segment_video(clip, tmp_path/f"{threads}.mp4", threads=threads)
         except BaseException as e: failed.append(e)
 
-    uses = [threading.Thread(target=run, args=(n,)) for n in (2, 8, 4)]
+    uses = [threading.Thread(target=run, args=(n,), daemon=True) for n in (2, 8, 4)]
     for use in uses: use.start()
-    for use in uses: use.join()
-    assert not failed and sorted({*noted}) == [1, 2, 4]
+    for use in uses: use.join(120)
+    assert not failed and not any(use.is_alive() for use in uses) and sorted({*noted}) == [1, 2, 4]
     assert of_process() == before
 
 
@@ -95,9 +97,9 @@ def test_torch_engines_that_overlap_leave_torch_as_it_was():
         engine._graph = lambda x: (seen.setdefault(n, set()).add(torch.get_num_threads()), graph(x))[1]
         for _ in range(5): engine(img)
 
-    uses = [threading.Thread(target=run, args=(n,)) for n in (1, 2, 3)]
+    uses = [threading.Thread(target=run, args=(n,), daemon=True) for n in (1, 2, 3)]
     for use in uses: use.start()
-    for use in uses: use.join()
+    for use in uses: use.join(120)
     assert seen == {1: {1}, 2: {2}, 3: {3}}
     assert of_process() == before
 

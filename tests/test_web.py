@@ -35,14 +35,16 @@ from skysky.segment import edge_band, edge_strips, second_look
 from skysky.sequence import open_frames
 from skysky.weights import DEFAULT_MODEL, model_path
 
+pytestmark = pytest.mark.alone  # a browser
+
 ROOT = Path(__file__).parent.parent
 WEB, OUT = ROOT/"web", ROOT/"out"/"web"
 BUILD = run_path(str(WEB/"build.py"))
 RUNTIMES = BUILD["RUNTIMES"]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "chromium"
 LONG = 40_000  # ms
-FLAGS = ["--no-sandbox", "--disable-gpu", "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader",
-         "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+FLAGS = ["--no-sandbox", "--disable-gpu", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+PLAYED_GPU = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]  # its threads spin: for one test only
 needs_runtime = pytest.mark.skipif(not os.environ.get("CI") and not (WEB/"node_modules"/"onnxruntime-web").is_dir(),
                                    reason="the page's runtime is not here: make web")
 
@@ -65,6 +67,13 @@ def browser():
         browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def browser_with_gpu(browser):
+    browser = browser.browser_type.launch(executable_path=CHROMIUM, args=[*FLAGS, *PLAYED_GPU])
+    yield browser
+    browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -288,10 +297,10 @@ def test_masks_are_the_commands(browser, site, photos):
 
 
 @needs_runtime
-def test_webgpu_answers_as_python_and_is_left_out_where_a_processor_plays_it(browser, site):
+def test_webgpu_answers_as_python_and_is_left_out_where_a_processor_plays_it(browser_with_gpu, site):
     "The runtime for GPUs on a GPU that Chromium plays by SwiftShader: one small look, as that takes half a minute."
     img = shrink(SCENE.img, 96, 128)[None]
-    with opened(browser, site) as (page, asked):
+    with opened(browser_with_gpu, site) as (page, asked):
         assert re.search(r"by WASM, \d+ threads? \(no GPU here\)", page.text_content("#about"))
         assert not any("webgpu" in url for url in asked), "27 MB that only a GPU needs"
         theirs = page.evaluate("""async ([img, model, [code, wasm]]) => {
@@ -394,3 +403,47 @@ def test_knobs_keys_camera_and_a_phones_screen(browser, site, photos):
         choose(page, photos[1])
         page.wait_for_selector("#saves:visible", timeout=LONG)
         page.screenshot(path=OUT/"desktop.png", full_page=True)
+
+
+def tab_to(page, wanted, key="Tab"):
+    "Press Tab until something that a selector names has the focus; whatever has it on the way shows that."
+    for _ in range(40):
+        page.keyboard.press(key)
+        if page.evaluate("document.activeElement === document.body"): continue
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+        if page.evaluate("wanted => document.activeElement.matches(wanted)", wanted): return
+    raise AssertionError(f"no Tab leads to {wanted}")
+
+
+@needs_runtime
+def test_all_is_done_by_keyboard_alone(browser, site, photos):
+    with opened(browser, site, permissions=["camera"]) as (page, _):
+        def press_saving(key):
+            with page.expect_download() as download: page.keyboard.press(key)
+            return np.asarray(Image.open(download.value.path()))
+
+        tab_to(page, "#choose")
+        with page.expect_file_chooser() as chooser: page.keyboard.press("Enter")
+        chooser.value.set_files(photos[1])
+        page.wait_for_selector("#saves:visible", timeout=LONG)
+        assert page.text_content("#said").startswith(photos[1].name)
+        tab_to(page, "#view")
+        page.keyboard.press("ArrowDown")
+        page.wait_for_function("document.getElementById('view').value === 'mask'")
+        tab_to(page, "[data-save=mask]")
+        usual = press_saving("Enter")
+        tab_to(page, "#threshold", "Shift+Tab")
+        said = page.text_content("#said")
+        page.keyboard.press("End")
+        page.wait_for_function("text => document.getElementById('said').textContent !== text", arg=said)
+        tab_to(page, "[data-save=mask]")
+        strict = press_saving("Space")
+        assert strict.shape == usual.shape and (strict > 0).sum() < (usual > 0).sum()
+        tab_to(page, "#camera")
+        page.keyboard.press("Enter")
+        page.wait_for_function("() => / masks a second/.test(document.getElementById('said').textContent)",
+                               timeout=LONG)
+        tab_to(page, "#stop")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#stop", state="hidden")
+        tab_to(page, "#choose")

@@ -68,13 +68,13 @@ def server(monkeypatch):
     server.data, server.seen, server.known, server.file = DATA, [], [], "file:///etc/hostname"
     server.over, server.crowd = threading.Event(), threading.Barrier(2)
     server.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=(.01,))
+    thread = threading.Thread(target=server.serve_forever, args=(.01,), daemon=True)
     thread.start()
     monkeypatch.setenv("no_proxy", "*")
     yield server
     server.over.set()
     server.shutdown()
-    thread.join()
+    thread.join(60)
     server.server_close()
 
 

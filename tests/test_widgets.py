@@ -11,6 +11,8 @@ from click.testing import CliRunner
 
 from skysky.cli import main
 
+pytestmark = pytest.mark.alone  # a browser
+
 ROOT = Path(__file__).parent.parent
 
 

@@ -75,10 +75,11 @@ def _stamp(info):
 def list_pictures(
     place: Place,
     say: Callable[[str], object] = lambda line: None,  # gets a line about a folder that cannot be searched
+    suffixes: tuple[str, ...] | None = None,  # of other files than pictures
 ) -> Iterator[Listed]:
     "The pictures below a folder, a folder at a time. `SkyError` where there is no such folder."
     def refuse(e): say(f"{e}: cannot be searched; check its permissions")
-    suffixes = image_suffixes()
+    others, suffixes = bool(suffixes), suffixes or image_suffixes()
     try: there = place.fs.isdir(place.path)
     except Exception as e: raise SkyError(f"{place.path}: cannot be listed ({' '.join(str(e).split())})") from e
     if not there: raise SkyError(f"{place.path}: no such folder; check the address")
@@ -88,5 +89,5 @@ def list_pictures(
         below += "/" if below else ""
         found = {below + name: info for name, info in sorted(files.items())
                  if not name.startswith(".") and name[name.rfind("."):].lower() in suffixes}
-        stems = distinct_stems(list(found), lambda name: place.local and is_ours(place.at(name)))
+        stems = {} if others else distinct_stems(list(found), lambda name: place.local and is_ours(place.at(name)))
         for name, info in found.items(): yield Listed(name, info.get("size") or 0, _stamp(info), stems.get(name))

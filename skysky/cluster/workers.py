@@ -52,7 +52,11 @@ def outputs_of(
 
 class Outputs:
     "Which pictures have all their outputs; a folder is listed once for the pictures that follow each other."
-    def __init__(self, order: Order): self.order, self.names = order, lru_cache(8)(self._names)
+    def __init__(self,
+                 order: Order,
+                 shards: bool = False,  # of names that are shards, see `skysky.cluster.shards`
+    ):
+        self.order, self.shards, self.names = order, shards, lru_cache(8)(self._names)
 
     def _names(self, folder):
         try: return {p.rpartition("/")[2] for p in self.order.out.fs.ls(self.order.out.at(folder), detail=False)}
@@ -60,7 +64,9 @@ class Outputs:
         except Exception as e: raise SkyError(f"{self.order.out.at(folder)}: cannot be listed ({e})") from e
 
     def __call__(self, picture: Listed) -> bool:
-        files = (file.rpartition("/") for file in outputs_of(self.order, picture.name, picture.stem).values())
+        files = outputs_of(self.order, picture.name, picture.stem).values()
+        if self.shards and self.order.out: files = [picture.name]
+        files = (file.rpartition("/") for file in files)
         return all(name in self.names(folder) for folder, _, name in files)
 
 

@@ -24,7 +24,7 @@ from ..defaults import SEQUENCE_RATE, SMOOTHING, VIDEO_SIZE
 def _files(out: str | None, table: str | None) -> tuple:
     "Video and table as paths, those of them that are no streams, and whether standard output takes the table's rows."
     from skysky.core import SkyError, is_stream, standard_stream
-    out, table = (path and Path(path).expanduser() for path in (out, table))
+    out, table = (path and Path(os.path.expanduser(path)) for path in (out, table))
     if table and table.suffix.lower() == ".parquet": raise SkyError(f"{table}: a row a frame goes to a CSV file")
     files = [path for path in (out, table) if path and not (path is table and is_stream(path))]
     taken = bool(table) and standard_stream(table) == 1
@@ -68,7 +68,7 @@ def _write_video(found, out, seg, save, table, csv_only, **options):
     from skysky.video import segment_video
     from skysky.write_video import video_codec
     one = found if isinstance(found, Path) else found[0].absolute().parent
-    name = one.with_name(f"{one.stem if one is found else one.name}_sky")
+    name = f"{one.with_suffix('') if one is found else one}_sky"
     if csv_only: out, table = None, table or Path(f"{name}.csv")
     else: out = out or Path(f"{name}{'.webm' if save in ALPHA_OUTPUTS else '.mp4'}")
     files = [path for path in (out, table) if path and not (path is table and is_stream(path))]
@@ -224,7 +224,7 @@ def video(ctx, sources, out, save, every, sharpest, suffix, rate, smooth, table,
     -o; without it, the masks of its own pictures are written.
     """
     from skysky.core import SkyError
-    from skysky.jobs import refuse_picture
+    from skysky.sources import refuse_picture
     from skysky.stills import Cut, parse_pick
     kinds = [kind.strip() for kind in save.split(",")]
     layout, edits, model = read_mask_options(kinds[1:] or ["mask"], **options)
@@ -297,7 +297,7 @@ def camera(source, record, table, overwrite, every, seconds, no_window, smooth, 
     if not (record or table or window): raise SkyError("no window can be shown here: give --record FILE or --csv FILE")
     record, table, files, taken = _files(record, table)
     say = Report(quiet, taken).say
-    check_outputs(files, [Path(source).expanduser()], overwrite)  # before all else
+    check_outputs(files, [Path(os.path.expanduser(source))], overwrite)  # before all else
     check_places(files)
     if record: video_codec(record)
     seg = open_segmenter(**model | {"size": model["size"] or VIDEO_SIZE}, say=say, quiet=quiet)

@@ -6,6 +6,7 @@
 __all__ = ['teach']
 
 # %% ../../nbs/commands/09_teaching.ipynb #9328610a
+import os
 import re
 from pathlib import Path
 
@@ -18,13 +19,14 @@ from .options import label_options
 def _suggest(photos, out, model, count, overwrite):
     "Say which pictures are worth a label, and show them."
     from skysky.core import SkyError, check_outputs
+    from skysky.jobs import check_places
     from skysky.search import find_images
     from skysky.segment import Segmenter
     from skysky.suggest import suggest, suggestion_sheet
     from skysky.write_images import write_image
-    folder = Path(photos).resolve()
-    sheet = Path(out) if out else folder.with_name(f"{folder.name}_suggested.jpg")
+    sheet = Path(out or f"{os.path.realpath(photos)}_suggested.jpg")
     check_outputs([sheet], [path for path, _ in find_images(photos)], overwrite)
+    check_places([sheet])
     if sheet.suffix.lower() not in (".jpg", ".png"): raise SkyError(f"{sheet}: a sheet is a .jpg or .png; name one")
     said = lambda line: echo(f"skysky: {line}", err=True)
     chosen = suggest(Segmenter(model), photos, count, progress_bar("pictures"), said)
@@ -67,8 +69,10 @@ def teach(pairs, out, suggest, count, model, hold, split, sky, void, layout, all
     if not out: raise click.UsageError("name the model to write: -o mine.onnx")
     try: held = re.compile(hold).search if hold else None
     except re.error as e: raise click.BadParameter(f"--hold {hold!r} is no regular expression: {e}") from e
+    from skysky.jobs import check_places
     from skysky.train.known import open_dataset
     from skysky.train.teach import teach
+    check_places([Path(os.path.expanduser(out))])
     labelled = open_dataset(pairs, split, allow_missing, void or True, sky, layout)
     lesson = teach(labelled, out, model, held, rounds, overwrite=overwrite, device=device, say=echo)
     echo(*lesson.text().split("\n"), f"{near(out)}: skysky mask PHOTOS --model {near(out)}; pictures: "

@@ -7,6 +7,7 @@ __all__ = ['KINDS', 'NO_SKY_KINDS', 'Scene', 'scene_kind', 'render_scene', 'writ
 
 # %% ../../nbs/scenes/10_render.ipynb #00000002
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,7 +199,7 @@ def write_scenes(
     writers = dict(pairs=_write_pairs, cityscapes=_write_cityscapes, skyfinder=_write_skyfinder,
                    skyfinder_published=lambda *a: _write_skyfinder(*a, published=True))
     if layout not in writers: raise SkyError(f"there is no layout {layout!r}: use one of {', '.join(writers)}")
-    root = Path(root).expanduser()
+    root = Path(os.path.expanduser(root))
     note = root/"scenes.txt"  # pictures carry no mark: they are sources, like photos
     if root.exists() and not root.is_dir(): raise SkyError(f"{root}: not a folder; name another one")
     if root.is_dir() and any(root.iterdir()) and not (overwrite or is_ours(note)):

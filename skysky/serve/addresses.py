@@ -18,7 +18,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from ..core import SkyError, limit
 from ..sources import address_name
-from ..weights import TIMEOUT, request_for
+from ..weights import TIMEOUT, failure_of, request_for
 
 # %% ../../nbs/serve/00_addresses.ipynb #s0000005
 _INSIDE = (("::ffff:0:0/96", 0), ("64:ff9b::/96", 0), ("2002::/16", 80))  # network, bits behind the address of IPv4
@@ -124,5 +124,5 @@ def fetch_public(
         raise OSError(f"more than {REDIRECTIONS} redirections")
     except PermissionError: raise
     except (OSError, HTTPException, ValueError) as e:
-        why = "not done in time" if time.monotonic() >= end else str(e) or type(e).__name__
+        why = "not done in time" if time.monotonic() >= end else failure_of(e)
         raise SkyError(f"{address_name(first)}: cannot be fetched ({why}); check the address") from e

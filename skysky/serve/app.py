@@ -27,6 +27,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
+from PIL import UnidentifiedImageError
 
 import skysky
 from ..core import LIMITS, Limit, SkyError, limit
@@ -36,6 +37,7 @@ from ..segment import MAX_AHEAD, Segmenter
 from .addresses import fetch_public, is_public
 from .answers import JSON, Refused, answer, wanted
 from .batches import Batches, Room
+from .connections import Connection
 from .describe import openapi
 
 try:
@@ -206,7 +208,9 @@ class Service:
             try: source = fetch_public(source, self.permitted)
             except PermissionError as e: raise Refused(403, e) from e
         try: pixels = int(np.prod(image_size(source)))
-        except SkyError as e: raise Refused(415, e) from e
+        except SkyError as e:
+            unknown = isinstance(e.__cause__, (UnidentifiedImageError, ImportError))
+            raise Refused(415 if unknown else 422, e) from e
         if pixels > (most := limit("PIXELS")):
             raise Refused(413, f"{pixels/1e6:g} million pixels are more than {most/1e6:g}; scale the picture down")
         with self.room.of(pixels): result = answer(self.seg, source, want)
@@ -278,7 +282,9 @@ class Service:
 def _now(): return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-def _error(status, text, headers=None): return JSONResponse({"error": " ".join(str(text).split())}, status, headers)
+def _error(status, text, headers=None):
+    said = " ".join(str(text).split())
+    return JSONResponse({"error": said if len(said) < 400 else said[:399] + "…"}, status, headers)
 
 # %% ../../nbs/serve/04_app.ipynb #s400000e
 class _Place:
@@ -380,5 +386,5 @@ def server(
     logger.handlers, logger.propagate = [_Said(service.log)], False
     logger.setLevel(logging.WARNING)
     return uvicorn.Server(uvicorn.Config(
-        service.app, http="h11", ws="none", lifespan="on", log_config=None, access_log=False, server_header=False,
+        service.app, http=Connection, ws="none", lifespan="on", log_config=None, access_log=False, server_header=False,
         timeout_keep_alive=15))

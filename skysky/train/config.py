@@ -6,6 +6,7 @@
 __all__ = ['SetSpec', 'TrainConfig', 'load_config', 'open_sets', 'config_dls']
 
 # %% ../../nbs/train/02a_config.ipynb #399413ec
+import os
 import re
 import reprlib
 from collections.abc import Callable
@@ -181,7 +182,7 @@ def _open_set(spec: SetSpec, config: TrainConfig, say: Callable[[str], None]):
     if not spec.path:
         if spec.scenes < 1: raise SkyError("a set of a config needs a path, or a number of scenes")
         return RenderedScenes(spec.scenes, config.load_size, spec.seed).subset(match)
-    path, skip = Path(config.root, spec.path).expanduser(), config.on_bad == "skip"
+    path, skip = Path(os.path.expanduser(Path(config.root, spec.path))), config.on_bad == "skip"
     if spec.labels == "none": ds = TaughtPictures(path, spec.teachers)
     else: ds = open_dataset(path, spec.split, skip, spec.void, spec.sky, spec.layout)
     ds = ds.subset(match)

@@ -125,7 +125,7 @@ def export_model(
     mean_with: Sequence[str | os.PathLike] = (),  # checkpoints and exported files whose weights are averaged with these
 ) -> tuple[ModelCard, float]:  # the card, and the largest difference of probability from torch
     "Export a checkpoint, check parity, write the card."
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if path.suffix != ".onnx": raise SkyError(f"{path}: a model is exported to an .onnx file")
     check_model_files(path, [checkpoint, *mean_with], overwrite)
     model, config = load_checkpoint(checkpoint)
@@ -231,9 +231,10 @@ def quantize(
     try:
         import nncf
     except ImportError as e: raise SkyError(f"int8 needs nncf ({e}): run `pip install nncf`") from e
-    path, card = Path(path).expanduser(), model_card(model)
+    path, card = Path(os.path.expanduser(path)), model_card(model)
     if path.suffix != ".onnx": raise SkyError(f"{path}: a model is exported to an .onnx file")
     check_model_files(path, [card.path, card.home], overwrite)
+    before = open_engine(model_path(model), "cpu", "f32")  # which refuses what is no model
     fed = [fit(read_image(img), card.whole or card.size)[None] for img in progress(images)]
     if not fed: raise SkyError("int8 is calibrated on pictures: give some dozens")
     graph = onnx.load(model_path(model))
@@ -246,7 +247,7 @@ def quantize(
         small = nncf.quantize(graph, seen, subset_size=len(fed), preset=nncf.QuantizationPreset.MIXED,
                               ignored_scope=nncf.IgnoredScope(names=first))
     with atomic_write(path) as tmp: onnx.save(small, tmp)
-    before, after = open_engine(model_path(model), "cpu", "f32"), open_engine(path, "cpu")
+    after = open_engine(path, "cpu")
     same = np.mean([np.mean((before(img) >= card.threshold) == (after(img) >= card.threshold)) for img in fed])
     card = replace(card, name=path.stem, file=path.name, sha256=file_sha256(path), metrics={}, url="",
                    recipe=f"{card.recipe}; int8, calibrated on {len(fed)} images")

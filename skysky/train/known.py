@@ -8,6 +8,7 @@ __all__ = ['AGREED', 'CityscapesSky', 'camera_mask', 'SkyFinder', 'camera_split'
 
 # %% ../../nbs/train/00b_known.ipynb #5ed4250c
 import hashlib
+import os
 import re
 import zlib
 from collections import Counter
@@ -177,8 +178,9 @@ class TaughtPictures(LabelledPairs):
     ):
         if not teachers: raise SkyError(f"{root}: pictures without labels need teachers: name models in `teachers`")
         root, cards = existing_folder(root), [model_card(t) for t in teachers]
-        key = "".join(c.sha256 or file_sha256(c.path) for c in cards) + str(root.resolve())
-        masks = Path(masks or cache_folder()/"taught"/hashlib.sha256(key.encode()).hexdigest()[:16]).expanduser()
+        key = "".join(c.sha256 or file_sha256(c.path) for c in cards) + os.path.realpath(root)
+        masks = masks or cache_folder()/"taught"/hashlib.sha256(key.encode()).hexdigest()[:16]
+        masks = Path(os.path.expanduser(masks))
         found = find_images(root, warn)
         count = Counter(rel.with_suffix("") for _, rel in found)
         names = [(rel if count[rel.with_suffix("")] > 1 else rel.with_suffix("")).as_posix() for _, rel in found]
@@ -206,7 +208,8 @@ def open_dataset(
     if (root/"images").is_dir() and (root/"masks").is_dir(): return PairFolder(root, None, allow_missing, sky, unjudged)
     if next(root.glob("*.json"), None) or next(root.glob("annotations/*.json"), None) or (root/"images").is_dir():
         return PolygonPictures(root, allow_missing, sky)
-    if root.with_name(f"{root.name}_sky").is_dir(): return MaskedPictures(root, "skysky", allow_missing, sky, unjudged)
+    if os.path.isdir(f"{os.path.abspath(root)}_sky"):
+        return MaskedPictures(root, "skysky", allow_missing, sky, unjudged)
     if next(root.glob("*_mask.png"), None):
         raise SkyError(f"{root}: masks beside their pictures may be white or black where the sky is: name the layout "
                        "that they were written in (layout: in a config, --layout)")

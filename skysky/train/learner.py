@@ -104,7 +104,7 @@ def train(
 ) -> Learner:
     """Run the training that a config describes; every epoch is kept, every few minutes what a killed run goes on with.
     In several processes the first one speaks and writes."""
-    out, device = Path(out).expanduser(), meet(device)
+    out, device = Path(os.path.expanduser(out)), meet(device)
     if own_share()[0]: say = lambda _: None
     learn, kept, smooth = agreed(lambda: _start(config, out, resume, device, say, learn))
     done = len(kept["training"]["history"])
@@ -172,7 +172,7 @@ def _record(
     weights: str,  # a config's `weights`
 ) -> dict | None:  # `training` of its config, None for what is no checkpoint of ours
     "How the weights that a run starts from were trained."
-    weights = Path(weights).expanduser()
+    weights = Path(os.path.expanduser(weights))
     if not weights.is_file(): return None
     try: return read_checkpoint(weights)[1].get("training")
     except SkyError: return None

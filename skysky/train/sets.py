@@ -7,6 +7,7 @@ __all__ = ['Sample', 'LabelledPairs', 'PairFolder', 'existing_folder', 'pictures
            'PolygonPictures']
 
 # %% ../../nbs/train/00a_sets.ipynb #041ec5b2
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -144,7 +145,7 @@ class PairFolder(LabelledPairs):
 # %% ../../nbs/train/00a_sets.ipynb #0000000d
 def existing_folder(path) -> Path:
     "The folder, `~` expanded, or an error that names it."
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if not path.is_dir(): raise SkyError(f"no folder {path}")
     return path
 

@@ -271,7 +271,7 @@ def teach(
     say: Callable[[str], None] = print,  # takes a line about each step
 ) -> Lesson:
     "Teach a model some pairs of a place. Raises `SkyError` for pairs or files that cannot be used."
-    start, out, ds = perf_counter(), Path(out).expanduser(), pairs
+    start, out, ds = perf_counter(), Path(os.path.expanduser(out)), pairs
     if not isinstance(pairs, LabelledPairs): ds = open_dataset(pairs)
     ds = in_time_order(ds)
     if out.suffix != ".onnx": raise SkyError(f"{out}: a model is written to an .onnx file; name one")

@@ -68,13 +68,14 @@ class SkyBrush(AnyWidget):
                  segmenter: Segmenter | None = None,  # what proposes masks; None: the shipped model
     ):
         "Find the pictures, and what was painted before. Raises `SkyError` when there is nothing to paint on."
-        photos = Path(photos).expanduser()
-        self.pairs = Path(pairs).expanduser() if pairs else photos.resolve().with_name(f"{photos.resolve().name}_pairs")
+        photos = Path(os.path.expanduser(photos))
+        self.pairs = Path(os.path.expanduser(pairs)) if pairs else Path(f"{os.path.realpath(photos)}_pairs")
         found = find_images(photos)
         alike = Counter(rel.with_suffix("") for _, rel in found)
         self.sources = {(rel if alike[rel.with_suffix("")] > 1 else rel.with_suffix("")).as_posix(): path
                         for path, rel in found}
-        if self.pairs.resolve() == photos.resolve(): raise SkyError(f"{photos}: is read; name another folder for pairs")
+        if os.path.realpath(self.pairs) == os.path.realpath(photos):
+            raise SkyError(f"{photos}: is read; name another folder for pairs")
         self.seg, self.unsure, self._lock = segmenter or Segmenter(), {}, threading.Lock()
         super().__init__()
         begun = [name for name in self.sources if self._file("drafts", name).is_file()]

@@ -122,7 +122,7 @@ class SkyExplorer(W.VBox):
     ):
         "Build the widget. Raises `SkyError` for a picture or a model that cannot be read."
         super().__init__()
-        self.folder, self._lock, self._segmenter = Path(folder).expanduser(), threading.RLock(), cache(Segmenter)
+        self.folder, self._lock, self._segmenter = Path(os.path.expanduser(folder)), threading.RLock(), cache(Segmenter)
         self._build(str(model))
         self._model, self._seg, self._kept = str(model), self._segmenter(str(model)), None
         self.threshold.value = self._seg.card.threshold
@@ -312,7 +312,7 @@ def _save(self: SkyExplorer) -> str:
     if (view := VIEWS[self.view.value]).kind:
         sky.save(self._file(), view.kind, self._given, **view.options(self.settings))
     else: write_image(drawn, self._file(), ours=True)
-    return f"saved {self._file().resolve()}, {self._img.shape[1]}×{self._img.shape[0]} px"
+    return f"saved {os.path.realpath(self._file())}, {self._img.shape[1]}×{self._img.shape[0]} px"
 
 # %% ../../nbs/widgets/01_explorer.ipynb #0000002d
 def _import_lines(
