@@ -24,7 +24,7 @@ from ..core import IGNORE_INDEX, SkyError, limit
 from .augment import CROP_SCALE, Normalize, compose, reference_tfms, strong_tfms
 from .augment import to_float as batch_to_float
 from .data import check_dataset, sky_dls
-from .known import OpenPictures, RenderedScenes, TaughtPictures, open_dataset
+from .known import RenderedScenes, TaughtPictures, open_dataset
 from .processes import on_whole_batches
 from ..weights import read_text_file
 
@@ -50,7 +50,7 @@ class SetSpec:
     path: str = ""  # folder, relative to the config's `root`; empty: rendered scenes
     split: str | None = None  # where the layout has splits
     match: str | None = None  # regular expression: only images whose name it finds
-    labels: Literal["files", "none"] = "files"  # none: `teachers` label the pictures; without any, `teacher` is heard
+    labels: Literal["files", "none"] = "files"  # none: pictures without labels, which `teachers` label
     teachers: list[str] = field(default_factory=list)  # of pictures without labels: exported models
     void: bool | str = True  # Cityscapes: ids 0, 2, 3 are void (False: "other", as in the reference); or a colour
     sky: str = ""  # colour or grey that is sky, a class of polygons; empty: what is usual
@@ -183,16 +183,14 @@ def _open_set(spec: SetSpec, config: TrainConfig, say: Callable[[str], None]):
         if spec.scenes < 1: raise SkyError("a set of a config needs a path, or a number of scenes")
         return RenderedScenes(spec.scenes, config.load_size, spec.seed).subset(match)
     path, skip = Path(os.path.expanduser(Path(config.root, spec.path))), config.on_bad == "skip"
-    unlabelled = spec.labels == "none" and config.teacher and not spec.teachers
-    if unlabelled: ds = OpenPictures(path)
-    elif spec.labels == "none": ds = TaughtPictures(path, spec.teachers)
+    if spec.labels == "none": ds = TaughtPictures(path, spec.teachers)
     else: ds = open_dataset(path, spec.split, skip, spec.void, spec.sky, spec.layout)
     ds = ds.subset(match)
     if skip and spec.labels == "files":
         report = check_dataset(ds)
         if n := len(report.bad) + len(ds.problems): say(f"{path}: skipping {n} files (`skysky data check` lists them)")
         ds = ds.subset(lambda name: name not in report.bad)
-    if not unlabelled and not any((ds[i].targ != IGNORE_INDEX).any() for i in range(len(ds))):  # the first one, mostly
+    if not any((ds[i].targ != IGNORE_INDEX).any() for i in range(len(ds))):  # the first one says it, as a rule
         raise SkyError(f"{path}: every pixel of its labels is void, there is nothing to learn: see `skysky data check`")
     return ds
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AGREED', 'CityscapesSky', 'camera_mask', 'SkyFinder', 'camera_split', 'RenderedScenes', 'agreed_mask',
-           'TaughtPictures', 'OpenPictures', 'open_dataset']
+           'TaughtPictures', 'open_dataset']
 
 # %% ../../nbs/train/00b_known.ipynb #5ed4250c
 import hashlib
@@ -190,19 +190,6 @@ class TaughtPictures(LabelledPairs):
                      for t, c in zip(teachers, cards, strict=True) for scale in (1, 2/3)]
             for path, mask in progress(missing): write_image(agreed_mask(read_image(path), looks), mask, flat=True)
         super().__init__(root, pairs)
-
-
-class OpenPictures(LabelledPairs):
-    "Pictures of which nothing is labelled: only what a run's own teacher says of them is learnt."
-
-    def __init__(self, root):  # the folder
-        problems = []
-        images = pictures_by_name(existing_folder(root), problems)
-        super().__init__(root, {name: (paths[0], paths[0]) for name, paths in images.items()}, problems)
-
-    def __getitem__(self, i: int) -> Sample:
-        img = read_image(self.pairs[self.names[i]][0])
-        return Sample(self.names[i], img, np.full(img.shape[:2], IGNORE_INDEX, np.uint8))
 
 # %% ../../nbs/train/00b_known.ipynb #0000001e
 def open_dataset(

@@ -74,18 +74,18 @@ def _write_pairs(
 def lesson_config(
     card: ModelCard,  # of the model that is taught
     root: str | os.PathLike,  # holds pairs/train and pairs/val
-    replay: str | os.PathLike,  # folder of rendered pictures
+    replay: str | os.PathLike,  # folder of rendered pairs
     rounds: int = 8,
-    images: int = 48,  # crops a round
+    images: int = 96,  # crops a round
     crop: int = 256,  # side of a crop, px
 ) -> TrainConfig:
-    "How a few pairs are learnt: a third of the crops are theirs, the others rendered, of which the old model tells."
+    "How a few pairs are learnt: a third of the crops are theirs, the others rendered; the old model is the teacher."
     return TrainConfig(
-        data=[SetSpec("pairs", "train"), SetSpec(str(replay), labels="none", weight=2.)],
-        valid=[SetSpec("pairs", "val")], root=str(root), arch=card.arch, weights=str(card.path),
-        teacher=str(card.path), teacher_yields=True, size=(crop, crop), load_size=(crop*15//8, crop*5//2),
-        fit="crop", tfms="strong", bs=4, epochs=rounds, epoch_images=images, lr=2e-4, wd=.01, edge_weight=1.,
-        average=.95, freeze_bn=card.arch == "fcn_resnet50")
+        data=[SetSpec("pairs", "train"), SetSpec(str(replay), weight=2.)], valid=[SetSpec("pairs", "val")],
+        root=str(root), arch=card.arch, weights=str(card.path), teacher=str(card.path), teacher_yields=True,
+        size=(crop, crop), load_size=(crop*15//8, crop*5//2), fit="crop", tfms="strong", bs=8, epochs=rounds,
+        epoch_images=images, lr=2e-4, wd=.01, edge_weight=1., average=.95,
+        freeze_bn=card.arch == "fcn_resnet50")
 
 # %% ../../nbs/train/05_teach.ipynb #d6dfa905
 class StopInTime(Callback):
@@ -105,7 +105,7 @@ class StopInTime(Callback):
         if len(losses) - 1 - best >= self.patience: raise CancelFitException
 
 # %% ../../nbs/train/05_teach.ipynb #aa4cc94a
-SHARES = (1., .5, .25)  # of the new weights
+SHARES = (1., .5, .25, .125)  # of the new weights
 MAY_LOSE = .001  # of the IoU on rendered scenes
 GAIN = .0005  # of the pixels that a lesson has to put right, as a share
 
@@ -180,7 +180,7 @@ class Lesson:
 # %% ../../nbs/train/05_teach.ipynb #1caee5a2
 def _best(
     card: ModelCard,
-    old: nn.Module, news: list[nn.Module],
+    old: nn.Module, new: nn.Module,
     temperature: float,
     held: PairFolder,
     before: Score,  # of the old model on `held`
@@ -189,7 +189,8 @@ def _best(
 ) -> tuple[float, nn.Module]:  # the share of the new weights, 0 for none; that network
     "Of the mixtures that lose next to nothing elsewhere the best on what was held out."
     found = []
-    for share, model in ((share, mixed(old, new, share)) for new in news for share in SHARES):
+    for share in SHARES:
+        model = mixed(old, new, share)
         now = score(torch_segmenter(card, model, temperature), held)
         no_worse = sum(now.by_name[n] <= w for n, w in before.by_name.items())
         better = now.wrong < before.wrong - GAIN and 2*no_worse >= len(before.by_name)
@@ -262,7 +263,7 @@ def teach(
     model: str | os.PathLike = DEFAULT_MODEL,  # what is taught: a name of `list_models`, or an exported file
     hold: Callable[[str], object] | None = None,  # name -> whether the pair is held out; None: see `hold_out`
     rounds: int = 8,  # at most
-    images: int = 48,  # crops a round
+    images: int = 96,  # crops a round
     crop: int = 256,  # side of a crop, px
     lots: Lots = LOTS,
     overwrite: bool = False,  # replace files that skysky did not write
@@ -292,7 +293,7 @@ def teach(
         work = Path(tmp)
         _write_pairs(ds, held, alike, work)
         parts = {split: PairFolder(work/"pairs", split) for split in ("train", "val")}
-        config = lesson_config(card, work, rendered(lots.replay).root/"images", rounds, images, crop)
+        config = lesson_config(card, work, rendered(lots.replay).root, rounds, images, crop)
         fixed = rendered(lots.fixed)
         old, seg = ARCHS[card.arch](str(card.path)).eval(), Segmenter(card.path, precision="f32")
         before = {k: score(seg, d) for k, d in (parts | {"fixed": fixed}).items()}
@@ -300,11 +301,8 @@ def teach(
         learn = sky_learner(config, device, lambda line: None)
         learn.add_cb(StopInTime(say))
         with learn.no_bar(), learn.no_logging(): train(config, work/"run", learn=learn, say=lambda line: None)
-        best, last = (load_checkpoint(work/"run"/f"{which}.safetensors") for which in ("best", "last"))
-        losses = [row["valid_loss"] for row in last[1]["training"]["history"]]
-        news = [best[0], last[0]] if losses[-1] > min(losses) else [best[0]]
-        temperature = temperature_of(old, seg)
-        share, chosen = _best(card, old, news, temperature, parts["val"], before["val"], lots, before["fixed"])
+        new, temperature = load_checkpoint(work/"run"/"best.safetensors")[0], temperature_of(old, seg)
+        share, chosen = _best(card, old, new, temperature, parts["val"], before["val"], lots, before["fixed"])
         said = f"{taught} pairs of {ds.root.name}, {lots.replay.n} rendered scenes{'' if share else ', in vain'}"
         made = _write_model(out, card, work/"run"/"best.safetensors", chosen, share, temperature, said)
         write_card(made, made.home)
