@@ -97,7 +97,7 @@ def _rows(work, record, names, room, workers, block, watch):
     context.enable_progress_bars, context.max_errored_blocks = False, -1
     context.use_datasource_v2 = False  # its actors look at files, and are not replaced when their machine is lost
     context.custom_execution_callback_classes = [watch]
-    pool = ray.data.ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers)
+    pool = ray.data.ActorPoolStrategy(min_size=1, max_size=workers)
     with ray.data.DataContext.current(context):
         place = record.place
         found = ray.data.read_parquet(place.at(names), filesystem=None if place.local else place.fs,
