@@ -24,7 +24,7 @@ from ray.exceptions import RayError
 from ray.util import metrics
 
 from .places import Listed, Place
-from .record import Done, Record, read_names, write_names
+from .record import PAGE, Done, Record, read_names, write_names
 from ..core import SkyError
 from ..jobs import FAILURES
 
@@ -79,9 +79,6 @@ def connected(
     finally: ray.shutdown()
 
 
-def _same(names): return names
-
-
 def _sizes(work, room, total):
     "How many workers there are, and how many pictures one of them takes at once."
     workers = room.workers
@@ -91,21 +88,22 @@ def _sizes(work, room, total):
     return min(workers, total), max(1, min(work.block, total//(workers*SHARES)))
 
 
-def _rows(work, record, names, room, workers, block, watch):
+def _blocks(left, block): return -(-left//PAGE)*-(-min(left, PAGE)//block)  # each file has as many
+
+
+def _rows(work, record, names, left, room, workers, block, watch):
     "The rows of all pictures, block by block, as they come from the cluster."
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars, context.max_errored_blocks = False, -1
     context.use_datasource_v2 = False  # its actors look at files, and are not replaced when their machine is lost
     context.custom_execution_callback_classes = [watch]
-    pool = ray.data.ActorPoolStrategy(min_size=1, max_size=workers)
+    pool = ray.data.ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers)
     with ray.data.DataContext.current(context):
         place = record.place
         found = ray.data.read_parquet(place.at(names), filesystem=None if place.local else place.fs,
-                                      ray_remote_args={"num_cpus": 0})
-        blocks = found.map_batches(_same, batch_size=None, batch_format="pyarrow", num_cpus=0).repartition(
-            target_num_rows_per_block=block)
-        rows = blocks.map_batches(
-            _Actor, fn_constructor_args=(work,), batch_size=block, batch_format="pyarrow", compute=pool,
+                                      ray_remote_args={"num_cpus": 0}, override_num_blocks=_blocks(left, block))
+        rows = found.map_batches(
+            _Actor, fn_constructor_args=(work,), batch_size=None, batch_format="pyarrow", compute=pool,
             num_cpus=room.cpus, num_gpus=room.gpus, max_restarts=-1, max_task_retries=RETRIES)
         try:
             for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"): yield batch.cast(record.schema)
@@ -167,8 +165,9 @@ def answers(
     for turn in count(2):
         before, clock = n, _Clock()
         workers, block = _sizes(work, room, total - n)
+        if single: block = 1
         try:
-            for rows in _rows(work, record, names, room, workers, 1 if single else block, _watch(clock, patience)):
+            for rows in _rows(work, record, names, total - n, room, workers, block, _watch(clock, patience)):
                 clock.tick()
                 record.add(rows)
                 n += work.finished(rows)
