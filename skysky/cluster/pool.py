@@ -137,9 +137,14 @@ def _alive(): return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 class _Clock:
-    "Since when there has been no row, and which machines there were then."
-    def __init__(self): self.tick()
-    def tick(self): self.since, self.nodes = time.monotonic(), getattr(self, "nodes", set()) | _alive()
+    "Since when there has been no row, and which machines there have been."
+    def __init__(self):
+        self.nodes = set()
+        self.tick()
+
+    def tick(self):
+        self.since = time.monotonic()
+        self.nodes |= _alive()
 
 
 def _watch(clock, patience):
@@ -161,9 +166,10 @@ def answers(
     say: Callable[[str], object] = lambda line: None,  # gets a line when something is lost
 ) -> Iterator[pa.Table]:  # of the record's schema
     "The rows of all pictures as they come. Raises `SkyError` where no machine answers."
-    place, names, single, n = record.place, f"{NAMES}/1", False, 0
+    place, names, single, n, clock = record.place, f"{NAMES}/1", False, 0, _Clock()
     for turn in count(2):
-        before, clock = n, _Clock()
+        before = n
+        clock.tick()
         workers, block = _sizes(work, room, total - n)
         if single: block = 1
         try:
