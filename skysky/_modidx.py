@@ -50,6 +50,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'skysky.cluster.pool._Stalled': ('cluster/pool.html#_stalled', 'skysky/cluster/pool.py'),
                                      'skysky.cluster.pool._alive': ('cluster/pool.html#_alive', 'skysky/cluster/pool.py'),
                                      'skysky.cluster.pool._blocks': ('cluster/pool.html#_blocks', 'skysky/cluster/pool.py'),
+                                     'skysky.cluster.pool._fits': ('cluster/pool.html#_fits', 'skysky/cluster/pool.py'),
                                      'skysky.cluster.pool._rows': ('cluster/pool.html#_rows', 'skysky/cluster/pool.py'),
                                      'skysky.cluster.pool._sizes': ('cluster/pool.html#_sizes', 'skysky/cluster/pool.py'),
                                      'skysky.cluster.pool._watch': ('cluster/pool.html#_watch', 'skysky/cluster/pool.py'),

@@ -136,6 +136,12 @@ class _Stalled(Exception):
 def _alive(): return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
+def _fits(room):
+    "Whether a machine that is there could take a worker."
+    def takes(node): return node["Resources"].get("CPU", 0) >= room.cpus and node["Resources"].get("GPU", 0) >= room.gpus
+    return any(node["Alive"] and takes(node) for node in ray.nodes())
+
+
 class _Clock:
     "Since when there has been no row, and which machines there have been."
     def __init__(self):
@@ -180,7 +186,8 @@ def answers(
                 yield rows
         except _Stalled as e:
             line = f"a machine of the cluster is lost, and nothing has come for {patience:.0f} s"
-            if n == before: raise SkyError(f"{line}: {total - n} pictures are left; --resume goes on with them") from e
+            if n == before or not _fits(room):
+                raise SkyError(f"{line}: {total - n} pictures are left; --resume goes on with them") from e
             say(f"{line}: {total - n} pictures are handed out anew")
         else:
             if n == total or single: return
