@@ -138,8 +138,8 @@ def _alive(): return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 def _fits(room):
     "Whether a machine that is there could take a worker."
-    def takes(node): return node["Resources"].get("CPU", 0) >= room.cpus and node["Resources"].get("GPU", 0) >= room.gpus
-    return any(node["Alive"] and takes(node) for node in ray.nodes())
+    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return any(has.get("CPU", 0) >= room.cpus and has.get("GPU", 0) >= room.gpus for has in there)
 
 
 class _Clock:
