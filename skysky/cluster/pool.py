@@ -24,7 +24,7 @@ from ray.exceptions import RayError
 from ray.util import metrics
 
 from .places import Listed, Place
-from .record import Done, Record, read_names, write_names
+from .record import PAGE, Done, Record, read_names, write_names
 from ..core import SkyError
 from ..jobs import FAILURES
 
@@ -79,9 +79,6 @@ def connected(
     finally: ray.shutdown()
 
 
-def _same(names): return names
-
-
 def _sizes(work, room, total):
     "How many workers there are, and how many pictures one of them takes at once."
     workers = room.workers
@@ -91,7 +88,10 @@ def _sizes(work, room, total):
     return min(workers, total), max(1, min(work.block, total//(workers*SHARES)))
 
 
-def _rows(work, record, names, room, workers, block, watch):
+def _blocks(left, block): return -(-left//PAGE)*-(-min(left, PAGE)//block)  # each file has as many
+
+
+def _rows(work, record, names, left, room, workers, block, watch):
     "The rows of all pictures, block by block, as they come from the cluster."
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars, context.max_errored_blocks = False, -1
@@ -101,11 +101,9 @@ def _rows(work, record, names, room, workers, block, watch):
     with ray.data.DataContext.current(context):
         place = record.place
         found = ray.data.read_parquet(place.at(names), filesystem=None if place.local else place.fs,
-                                      ray_remote_args={"num_cpus": 0})
-        blocks = found.map_batches(_same, batch_size=None, batch_format="pyarrow", num_cpus=0).repartition(
-            target_num_rows_per_block=block)
-        rows = blocks.map_batches(
-            _Actor, fn_constructor_args=(work,), batch_size=block, batch_format="pyarrow", compute=pool,
+                                      ray_remote_args={"num_cpus": 0}, override_num_blocks=_blocks(left, block))
+        rows = found.map_batches(
+            _Actor, fn_constructor_args=(work,), batch_size=None, batch_format="pyarrow", compute=pool,
             num_cpus=room.cpus, num_gpus=room.gpus, max_restarts=-1, max_task_retries=RETRIES)
         try:
             for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"): yield batch.cast(record.schema)
@@ -138,10 +136,21 @@ class _Stalled(Exception):
 def _alive(): return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
+def _fits(room):
+    "Whether a machine that is there could take a worker."
+    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return any(has.get("CPU", 0) >= room.cpus and has.get("GPU", 0) >= room.gpus for has in there)
+
+
 class _Clock:
-    "Since when there has been no row, and which machines there were then."
-    def __init__(self): self.tick()
-    def tick(self): self.since, self.nodes = time.monotonic(), getattr(self, "nodes", set()) | _alive()
+    "Since when there has been no row, and which machines there have been."
+    def __init__(self):
+        self.nodes = set()
+        self.tick()
+
+    def tick(self):
+        self.since = time.monotonic()
+        self.nodes |= _alive()
 
 
 def _watch(clock, patience):
@@ -163,19 +172,22 @@ def answers(
     say: Callable[[str], object] = lambda line: None,  # gets a line when something is lost
 ) -> Iterator[pa.Table]:  # of the record's schema
     "The rows of all pictures as they come. Raises `SkyError` where no machine answers."
-    place, names, single, n = record.place, f"{NAMES}/1", False, 0
+    place, names, single, n, clock = record.place, f"{NAMES}/1", False, 0, _Clock()
     for turn in count(2):
-        before, clock = n, _Clock()
+        before = n
+        clock.tick()
         workers, block = _sizes(work, room, total - n)
+        if single: block = 1
         try:
-            for rows in _rows(work, record, names, room, workers, 1 if single else block, _watch(clock, patience)):
+            for rows in _rows(work, record, names, total - n, room, workers, block, _watch(clock, patience)):
                 clock.tick()
                 record.add(rows)
                 n += work.finished(rows)
                 yield rows
         except _Stalled as e:
             line = f"a machine of the cluster is lost, and nothing has come for {patience:.0f} s"
-            if n == before: raise SkyError(f"{line}: {total - n} pictures are left; --resume goes on with them") from e
+            if n == before or not _fits(room):
+                raise SkyError(f"{line}: {total - n} pictures are left; --resume goes on with them") from e
             say(f"{line}: {total - n} pictures are handed out anew")
         else:
             if n == total or single: return
