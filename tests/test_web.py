@@ -31,7 +31,7 @@ from skysky.images import stored_view
 from skysky.layouts import LAYOUTS, output_name
 from skysky.refine import CHANGE, CUT, TemporalFilter, drop_unsure, shrink, upsample_guided
 from skysky.scenes import render_scene
-from skysky.segment import edge_band, edge_strips, second_look
+from skysky.segment import EVEN_EDGE, EVEN_HOLD, EVEN_SIZE, EVEN_STEP, edge_band, edge_strips, even_out, second_look
 from skysky.sequence import open_frames
 from skysky.weights import DEFAULT_MODEL, model_path
 
@@ -87,12 +87,13 @@ def sums(browser):
             sent = {k: [base64.b64encode(np.ascontiguousarray(a)).decode(), str(a.dtype)] if isinstance(a, np.ndarray)
                     else [a, ""] for k, a in arrays.items()}
             answer = page.evaluate("""async ([code, sent]) => {
-                const [m, f, s] = await Promise.all(["maths", "files", "smooth"].map((name) => import(`/${name}.js`)));
+                const [m, f, s, e] = await Promise.all(
+                    ["maths", "files", "smooth", "even"].map((name) => import(`/${name}.js`)));
                 const kinds = { float32: Float32Array, uint8: Uint8Array, "": null };
                 const values = Object.values(sent).map(([data, kind]) => kind === "" ? data :
                     new kinds[kind](Uint8Array.from(atob(data), (c) => c.charCodeAt(0)).buffer));
-                const run = new (async () => {}).constructor("m", "f", "s", ...Object.keys(sent), code);
-                const out = await run(m, f, s, ...values);
+                const run = new (async () => {}).constructor("m", "f", "s", "e", ...Object.keys(sent), code);
+                const out = await run(m, f, s, e, ...values);
                 if (!ArrayBuffer.isView(out)) return { value: out };
                 const bytes = new Uint8Array(out.buffer, out.byteOffset, out.byteLength);
                 let text = "";
@@ -139,6 +140,17 @@ def test_what_is_unsure_is_dropped_alike(sums):
         theirs = sums("return m.dropUnsure(p, 120, 160, threshold, sure, least)", p=prob, threshold=threshold,
                       sure=sure, least=MIN_SKY)
         assert np.abs(theirs.reshape(prob.shape) - drop_unsure(prob, threshold, sure)).max() < 1e-6
+
+
+@pytest.mark.parametrize("size", [(300, 421), (96, 128), (64, 320)])
+def test_doubt_is_evened_out_alike(sums, size):
+    img, rng = shrink(SCENE.img, *size), np.random.default_rng(3)
+    prob = cv2.resize(rng.random((12, 16), np.float32), size[::-1], interpolation=cv2.INTER_LINEAR)
+    theirs = sums("return e.evenOut(prob, h, w, img, how)", prob=prob, h=size[0], w=size[1], img=img,
+                  how={"size": EVEN_SIZE, "hold": EVEN_HOLD, "step": EVEN_STEP, "edge": EVEN_EDGE})
+    ours = even_out(prob, img)
+    off = np.abs(theirs.reshape(size) - ours)
+    assert np.abs(ours - prob).max() > .2 and off.mean() < 1e-3 and (off > .02).mean() < .01
 
 
 def test_the_second_look_is_at_the_same_places(sums):

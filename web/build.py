@@ -12,11 +12,12 @@ from skysky.core import MARK, MIN_SKY
 from skysky.defaults import REFINE_RADIUS, SMOOTHING, VIDEO_SIZE
 from skysky.layouts import LAYOUTS
 from skysky.refine import CHANGE, CUT, upsample_guided
+from skysky.segment import EVEN_EDGE, EVEN_HOLD, EVEN_SIZE, EVEN_STEP
 from skysky.weights import DEFAULT_MODEL, model_card, model_path
 from skysky.write_images import SKY_COLOR
 
 HERE = Path(__file__).parent
-SOURCES = ("index.html", "style.css", "app.js", "worker.js", "maths.js", "smooth.js", "files.js")
+SOURCES = ("index.html", "style.css", "app.js", "worker.js", "maths.js", "even.js", "smooth.js", "files.js")
 FIELDS = ("folder", "name", "sky", "ground", "upright", "bare", "drop")  # of a layout
 RUNTIMES = {"wasm": ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"),  # of onnxruntime-web, npm's package
             "webgpu": ("ort.webgpu.bundle.min.mjs", "ort-wasm-simd-threaded.asyncify.wasm")}
@@ -32,7 +33,8 @@ def settings() -> dict:
     return {"version": skysky.__version__, "mark": MARK, "minSky": MIN_SKY, "radius": REFINE_RADIUS,
             "eps": upsample_guided.__defaults__[1], "videoSize": VIDEO_SIZE, "liveSide": 960, "maxPixels": 100_000_000,
             "colour": "#" + bytes(SKY_COLOR).hex(), "cut": {"sure": SURE, "slight": SLIGHT}, "layouts": layouts,
-            "card": card, "smoothing": {"strength": SMOOTHING, "change": CHANGE, "cut": CUT}, "runtimes": RUNTIMES}
+            "card": card, "even": {"size": EVEN_SIZE, "hold": EVEN_HOLD, "step": EVEN_STEP, "edge": EVEN_EDGE},
+            "smoothing": {"strength": SMOOTHING, "change": CHANGE, "cut": CUT}, "runtimes": RUNTIMES}
 
 
 def build(out: Path):

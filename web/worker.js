@@ -1,5 +1,6 @@
 // The model and everything slow, beside the page: a picture comes in, the probability of sky per pixel goes back.
 import { dropUnsure, modelShape, resizeLinear, secondLook, shrink, upsampleGuided } from "./maths.js";
+import { evenOut } from "./even.js";
 import { TemporalFilter } from "./smooth.js";
 
 let ort, session, settings, kind, last, filter;
@@ -77,8 +78,9 @@ async function infer(img, H, W, size, whole) {
   const [h, w] = modelShape(H, W, Math.max(whole, Math.min(size, Math.max(H, W))));
   const small = shrink(img, H, W, h, w);
   const [h1, w1] = modelShape(h, w, whole);
-  if (h1 === h && w1 === w) return { prob: await look(small, h, w), small, h, w };
-  const prob = await look(shrink(small, h, w, h1, w1), h1, w1);
+  const seen = shrink(small, h, w, h1, w1);
+  const prob = evenOut(await look(seen, h1, w1), h1, w1, seen, settings.even);
+  if (h1 === h && w1 === w) return { prob, small, h, w };
   return { prob: await secondLook(prob, h1, w1, small, h, w, look), small, h, w };
 }
 
