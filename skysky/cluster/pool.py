@@ -68,7 +68,8 @@ def connected(
 ):
     "A cluster, while the block runs. Raises `SkyError` when there is none."
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # plans and progress, beside our own line
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # remarks on its own actors, beside our own line
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # plans and progress
     if ray.is_initialized():
         yield
         return
