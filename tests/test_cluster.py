@@ -87,7 +87,7 @@ def test_shards_and_resume(tmp_path):
     found = {}
     for shard in (tmp_path/"many").glob("*.tar"):
         with tarfile.open(shard) as tar: found |= {m.name: tar.extractfile(m).read() for m in tar}
-    assert found == {name.replace(".png", ".mask.png"): mask for name, mask in masks(tmp_path/"one").items()}
+    assert found == {name.replace("_mask", ".mask"): mask for name, mask in masks(tmp_path/"one").items()}
 
 
 def test_the_scores_of_a_set(tmp_path):

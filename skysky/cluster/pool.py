@@ -55,8 +55,9 @@ class _Actor:
         done = metrics.Counter("skysky_pictures", "pictures done", ("state",))
         spent = metrics.Counter("skysky_seconds", "seconds by stage, of all threads", ("stage",))
         def count(what, n):
+            if n <= 0: return  # which Ray refuses
             if what in ("pictures", "errors"): done.inc(n, {"state": what})
-            elif n > 0: spent.inc(n, {"stage": what})
+            else: spent.inc(n, {"stage": what})
         self.worker = work.worker(*work.args, count)
 
     def __call__(self, page: pa.Table) -> pa.Table: return self.worker(page)
@@ -68,8 +69,7 @@ def connected(
 ):
     "A cluster, while the block runs. Raises `SkyError` when there is none."
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # remarks on its own actors, beside our own line
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # plans and progress
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # plans and progress, beside our own line
     if ray.is_initialized():
         yield
         return
