@@ -55,8 +55,9 @@ class _Actor:
         done = metrics.Counter("skysky_pictures", "pictures done", ("state",))
         spent = metrics.Counter("skysky_seconds", "seconds by stage, of all threads", ("stage",))
         def count(what, n):
+            if n <= 0: return  # which Ray refuses
             if what in ("pictures", "errors"): done.inc(n, {"state": what})
-            elif n > 0: spent.inc(n, {"stage": what})
+            else: spent.inc(n, {"stage": what})
         self.worker = work.worker(*work.args, count)
 
     def __call__(self, page: pa.Table) -> pa.Table: return self.worker(page)
