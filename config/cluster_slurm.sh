@@ -1,5 +1,5 @@
 #!/bin/bash
-# A Ray cluster on four nodes of Slurm, for one job; not run on Slurm, only its last command on one machine.
+# A Ray cluster on four nodes of Slurm, for one job; nobody has run it.
 #   sbatch config/cluster_slurm.sh /project/photos /project/masks
 # Both folders lie where all nodes see them. A job that ran out of time goes on where it was: send it again.
 #SBATCH --job-name=skysky

@@ -174,7 +174,7 @@ def test_prometheus_finds_the_counts(tmp_path):
     try:
         mask_archive(tmp_path/"in", tmp_path/"many", {"size": SIZE})
         for _ in range(60):
-            with urlopen(f"http://127.0.0.1:{port}/metrics") as page: text = page.read().decode()
+            with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page: text = page.read().decode()
             counted = re.finditer(r'^ray_(skysky_\w+_total)\{.*?\b(?:state|stage)="(\w+)"', text, re.M)
             found = {m.groups() for m in counted}
             if len(found) >= 4: break
@@ -259,6 +259,7 @@ def two_nodes(cores):
         cluster.shutdown()
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("cores", [1, 0])  # of the machine that is left
 def test_a_node_is_lost_for_good(tmp_path, cores):
     "The job ends on what is left; where that is nothing it says so, and goes on when it is asked."
@@ -271,7 +272,7 @@ def test_a_node_is_lost_for_good(tmp_path, cores):
                             tell=lambda *_: rows.set(), **more)
     with two_nodes(cores) as (cluster, node), ThreadPoolExecutor(1) as pool:  # Ray starts nodes in the main thread
         job = pool.submit(run)
-        while not rows.wait(.1): assert not job.done(), job.result()
+        while not rows.wait(.1): assert not job.done(), job.result(0)
         cluster.remove_node(node, allow_graceful=False)
         if cores: counts = job.result(400)
         else:
