@@ -43,8 +43,8 @@ def answer(output, stem, number):
         name = f"{stem}_files/{number}.{PICTURES[kind]}"
         pictures[name] = data[kind].encode() if kind == "image/svg+xml" else base64.b64decode(data[kind])
         return f"![]({posixpath.basename(stem)}_files/{number}.{PICTURES[kind]})"
-    if "text/markdown" in data: return data["text/markdown"]
-    if "text/html" in data: return data["text/html"]
+    if "text/markdown" in data and not data["text/markdown"].startswith("```html"): return data["text/markdown"]
+    if "text/html" in data: return re.sub(r"\s*\n\s*", "\n", data["text/html"])  # what is indented would be code
     text = re.sub(r"\x1b\[[\d;]*m", "", data.get("text/plain", "")).rstrip()
     return f"``` {{ .text .output }}\n{text}\n```" if text else ""
 
