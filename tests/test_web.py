@@ -329,10 +329,10 @@ def test_webgpu_answers_as_python_and_is_left_out_where_a_processor_plays_it(bro
 
 
 @needs_runtime
-def test_where_webgpu_fails_wasm_computes_and_the_page_says_so(browser, tmp_path, photos):
+def test_where_webgpu_fails_wasm_computes_and_the_page_says_so(browser_with_gpu, tmp_path, photos):
     BUILD["build"](tmp_path)
     (tmp_path/"runtime"/RUNTIMES["webgpu"][1]).unlink()
-    with served(tmp_path) as site, opened(browser, site, "?compute=webgpu", errors=True) as (page, _):
+    with served(tmp_path) as site, opened(browser_with_gpu, site, "?compute=webgpu", errors=True) as (page, _):
         assert "(WebGPU failed)" in page.text_content("#about")
         choose(page, photos[0])
         page.wait_for_selector("#saves:visible", timeout=LONG)
