@@ -212,7 +212,7 @@ def test_files_of_clusters():
     jsonschema.validate(yaml.safe_load(aws), schema)
     subprocess.run(["bash", "-n"], input=slurm, text=True, check=True)
     for text in (aws, slurm):
-        (line,) = re.findall(r"skysky cluster mask (.*?)(?:\"|$)", re.sub(r"\\\n#? *", "", text), re.M)
+        (line,) = re.findall(r"skysky cluster mask (.*?)\"?$", re.sub(r"\\\n#? *", "", text), re.M)
         with mask_cluster.make_context("mask", line.split()) as context:
             assert context.params["address"] == "auto" and context.params["resume"]
 
