@@ -430,6 +430,8 @@ def tab_to(page, wanted, key="Tab"):
 @needs_runtime
 def test_all_is_done_by_keyboard_alone(browser, site, photos):
     with opened(browser, site, permissions=["camera"]) as (page, _):
+        page.bring_to_front()
+
         def press_saving(key):
             with page.expect_download() as download: page.keyboard.press(key)
             return np.asarray(Image.open(download.value.path()))
